@@ -1,1 +1,50 @@
-//! placeholder
+//! The contract between the two stages of Armada: examples, tasks, teacher records, shards and the manifest.
+//!
+//! `harvest` writes what this crate describes and `distill` reads it; neither knows the other. There is no
+//! asynchronous code and no tensor in here.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`example`] | one row of a data set and its content-derived [`ExampleId`] |
+//! | [`task`] | what a row means: fields, label, metric, template |
+//! | [`dataset`] | readers for JSONL, TSV/CSV, Parquet and the published GLUE and SuperGLUE layouts |
+//! | [`signal`] | what a teacher can give: features, logits, token log-probabilities, text, images |
+//! | [`record`] | one reply of a teacher about one example |
+//! | [`columns`] | the one place that maps records to Arrow columns and back |
+//! | [`shard`] | Parquet shards: atomic writer, verifying reader |
+//! | [`manifest`] | the description of a cache and the digest over all of it |
+//! | [`error`] | typed errors with a hint on what to do next |
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test fails by panicking"
+    )
+)]
+
+pub mod columns;
+pub mod dataset;
+pub mod digest;
+pub mod error;
+pub mod example;
+pub mod manifest;
+pub mod record;
+pub mod shard;
+pub mod signal;
+pub mod task;
+
+pub use digest::Sha256Digest;
+pub use error::Error;
+pub use example::{Example, ExampleId, Label, Split};
+pub use manifest::{CacheState, DatasetIdentity, Manifest, ShardEntry, TeacherIdentity};
+pub use record::{Provenance, SignalValue, TeacherRecord};
+pub use shard::{ShardReader, ShardWriter};
+pub use signal::{FloatType, SignalKind, SignalSpec};
+pub use task::{LabelKind, Metric, Task};
+
+/// Version of the shard and manifest formats that this build writes and reads.
+///
+/// There has been no other version yet; a file that carries another one is refused by name.
+pub const FORMAT_VERSION: u32 = 1;
