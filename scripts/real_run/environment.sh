@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by every step: the work folder (first argument, default target/real_run) and the Python that runs the helpers.
 # Python is $PYTHON, else the active virtual environment's, else that of a virtual environment made under the work folder.
 
