@@ -1,2 +1,13 @@
-//! placeholder
-fn main(){}
+//! The `harvest` command.
+
+use std::process::ExitCode;
+
+use harvest::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    harvest::logging::start();
+    match Cli::read() {
+        Ok(cli) => cli::report(cli.run()),
+        Err(usage) => cli::report_usage(&usage),
+    }
+}

@@ -1,0 +1,57 @@
+//! `harvest freeze`: one digest over a whole cache.
+
+use schemas::Manifest;
+
+use super::{Target, describe_missing, warn_of_skipped};
+use crate::audit::Audit;
+use crate::cache::Cache;
+use crate::cli::{FreezeArgs, print};
+use crate::error::{Error, Status};
+
+/// Verifies the cache, writes the frozen manifest and prints its digest. A frozen cache stays as it is.
+///
+/// # Errors
+/// [`Error::NotFit`] where something is wrong, left in the journal or missing; [`Error`].
+pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
+    let Target { folder, plan } = Target::find(&args.target)?;
+    Manifest::open(&folder)?;
+    let mut cache = Cache::lock(&folder)?;
+    if args.allow_missing {
+        cache.recover()?;
+    }
+    let audit = Audit::of(&folder, plan.as_ref())?;
+    let mut problems = audit.problems;
+    let mut hint = None;
+    if audit.num_rows == 0 {
+        problems.push("it has no rows".into());
+    }
+    if audit.num_journalled > 0 {
+        problems.push(format!("{} replies are only in the journal", audit.num_journalled));
+        hint = Some("`harvest run` commits what is in the journal".to_owned());
+    }
+    match &audit.coverage {
+        None => tracing::info!("rows were not compared with the data set: name the configuration for that"),
+        Some(survey) => {
+            warn_of_skipped(survey);
+            if survey.num_missing > 0 && !args.allow_missing {
+                problems.push(describe_missing(survey));
+                hint = Some("`harvest run` asks for them; --allow-missing freezes without them".to_owned());
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Error::NotFit { path: folder, problems, hint });
+    }
+    let mut manifest = audit.manifest;
+    if manifest.digest().is_none() {
+        manifest = manifest.frozen(audit.shards.clone());
+        manifest.write(&folder)?;
+    }
+    let digest = manifest.digest().expect("it is frozen");
+    print(&[
+        ("rows", audit.num_rows.to_string()),
+        ("shards", audit.shards.len().to_string()),
+        ("digest", digest.to_string()),
+    ]);
+    Ok(Status::Done)
+}

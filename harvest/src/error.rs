@@ -1,0 +1,164 @@
+//! What can end a command, with a hint on what to do next and an exit status.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::teacher::TeacherError;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A data set, shard or manifest cannot be used, or the operating system failed.
+    #[error(transparent)]
+    Schemas(#[from] schemas::Error),
+    /// The teacher cannot be asked.
+    #[error("teacher: {0}")]
+    Teacher(#[from] TeacherError),
+    /// Another process writes the cache.
+    #[error("cache `{}` is being written by another process", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The cache was filled from another source than the configuration describes.
+    #[error("`{}` was filled with {key} = {cached}, and the configuration says {configured}", path.display())]
+    DifferentSource {
+        /// The cache, shard or journal.
+        path: PathBuf,
+        /// The key that differs.
+        key: String,
+        /// Its value in the cache.
+        cached: String,
+        /// Its value in the configuration.
+        configured: String,
+    },
+    /// A split that the data set does not have.
+    #[error("the data set has no split `{split}`")]
+    NoSuchSplit {
+        /// The split asked for.
+        split: String,
+        /// The splits it has.
+        present: Vec<String>,
+    },
+    /// A data set without rows.
+    #[error("data set `{}` has no rows", path.display())]
+    NoRows {
+        /// Where it lies.
+        path: PathBuf,
+    },
+    /// A prompt template that does not fit the task.
+    #[error("`teacher.prompt`: {problem}")]
+    InvalidPrompt {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A field that the data set does not have.
+    #[error("`import.id_field`: the data set has no field `{field}`")]
+    NoSuchField {
+        /// The field.
+        field: String,
+        /// The fields it has.
+        present: Vec<String>,
+    },
+    /// The run gave up, because no row succeeded.
+    #[error("the first {num_failed} rows all failed, the last with: {last}")]
+    AllFailed {
+        /// Rows that failed.
+        num_failed: u64,
+        /// The last failure.
+        last: TeacherError,
+    },
+    /// A cache that is not fit to be frozen.
+    #[error("cache `{}` is not fit to be frozen: {}", path.display(), problems.join("; "))]
+    NotFit {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong, one sentence each.
+        problems: Vec<String>,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Examples for which there is no feature to import.
+    #[error("{num_missing} of {num_examples} examples have no feature in `{}`: {}{}", path.display(), first.join(", "),
+        if *num_missing > first.len() as u64 { ", ..." } else { "" })]
+    MissingFeatures {
+        /// What was imported.
+        path: PathBuf,
+        /// Examples without a feature.
+        num_missing: u64,
+        /// All examples.
+        num_examples: u64,
+        /// The first twenty of them.
+        first: Vec<String>,
+    },
+    /// A file of features that cannot be used.
+    #[error("`{}`: {problem}", path.display())]
+    BadFeature {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A task of this program died, which is a defect.
+    #[error("a task of this program ended unexpectedly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The process's exit status, as documented in `docs/harvest.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Everything was done.
+    Done = 0,
+    /// The user has something to mend.
+    UserError = 1,
+    /// Something failed that should not.
+    Unexpected = 2,
+    /// Stopped before the end; what was received is committed.
+    StoppedEarly = 3,
+}
+
+impl Error {
+    /// What to do next, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => error.hint(),
+            Self::Schemas(error) => error.hint(),
+            Self::Teacher(error) | Self::AllFailed { last: error, .. } => error.hint(),
+            Self::Locked { .. } => Some("wait for it to end, or give each process a cache of its own".into()),
+            Self::DifferentSource { .. } => Some("mend the configuration, or name another folder in `cache.path`".into()),
+            Self::NoSuchSplit { present, .. } => Some(format!("its splits are {}", present.join(", "))),
+            Self::NoRows { .. } => Some("check `dataset.path` and the chosen splits".into()),
+            Self::InvalidPrompt { .. } => Some("write fields of the task in braces: {premise}".into()),
+            Self::NoSuchField { present, .. } => Some(format!("its fields are {}", present.join(", "))),
+            Self::NotFit { hint, .. } => hint.clone(),
+            Self::MissingFeatures { .. } => {
+                Some("make the missing features, or leave splits out with `import.splits`; none is ever filled in".into())
+            }
+            Self::BadFeature { .. } => None,
+            Self::Task(_) => Some("please report it with the log of RUST_LOG=debug".into()),
+        }
+    }
+
+    /// The exit status that tells a user's error from an unexpected one.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Schemas(schemas::Error::Io { source, .. }) => match source.kind() {
+                ErrorKind::NotFound
+                | ErrorKind::PermissionDenied
+                | ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory => Status::UserError,
+                _ => Status::Unexpected,
+            },
+            Self::Task(_) => Status::Unexpected,
+            _ => Status::UserError,
+        }
+    }
+}

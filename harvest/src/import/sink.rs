@@ -1,0 +1,94 @@
+//! Where imported features go: checked one by one, committed shard by shard.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use schemas::{ExampleId, Manifest, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity, TeacherRecord};
+
+use crate::cache::{Cache, Key, check_same_source, commit, publish};
+use crate::config::CacheConfig;
+use crate::error::Error;
+use crate::plan::Plan;
+
+const SIGNAL: &str = "feature";
+
+/// A cache that takes features.
+pub(super) struct Sink<'a> {
+    cache: Cache,
+    plan: &'a Plan,
+    config: &'a CacheConfig,
+    teacher: TeacherIdentity,
+    /// Known once the first feature is there, which has the width.
+    manifest: Option<Manifest>,
+    rows: Vec<TeacherRecord>,
+    num_imported: u64,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(
+        cache: Cache,
+        plan: &'a Plan,
+        config: &'a CacheConfig,
+        model: &str,
+        settings: serde_json::Value,
+    ) -> Self {
+        let teacher = TeacherIdentity { kind: "import".into(), model: model.to_owned(), settings };
+        Self { cache, plan, config, teacher, manifest: None, rows: Vec::new(), num_imported: 0 }
+    }
+
+    /// Rows that the cache had before this import.
+    pub(super) fn known(&self) -> &HashSet<Key> {
+        self.cache.known()
+    }
+
+    /// Adds the feature of an example; `origin` is the file it came from.
+    pub(super) fn add(&mut self, id: ExampleId, vector: Vec<f32>, origin: &Path) -> Result<(), Error> {
+        if self.manifest.is_none() {
+            self.manifest = Some(self.begin(vector.len(), origin)?);
+        }
+        let manifest = self.manifest.as_ref().expect("it was just made");
+        let record = TeacherRecord {
+            id,
+            draw: 0,
+            signals: BTreeMap::from([(SIGNAL.to_owned(), SignalValue::Vector(vector))]),
+            provenance: Provenance::default(),
+        };
+        let record = record.fit(&manifest.signals);
+        let record = record.map_err(|error| Error::BadFeature { path: origin.to_owned(), problem: error.to_string() })?;
+        self.rows.push(record);
+        self.num_imported += 1;
+        if self.rows.len() >= self.config.rows_per_shard.get() {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self, width: usize, origin: &Path) -> Result<Manifest, Error> {
+        let bad = |problem: String| Error::BadFeature { path: origin.to_owned(), problem };
+        let width = u32::try_from(width).map_err(|_| bad(format!("{width} values are too many")))?;
+        let kind = SignalKind::Feature { width, dtype: self.config.dtype };
+        let signal = SignalSpec::new(SIGNAL, kind, "a feature made elsewhere").map_err(|error| bad(error.to_string()))?;
+        let dataset = self.plan.identity().clone();
+        let manifest = Manifest::new(self.teacher.clone(), dataset, self.plan.draws(), vec![signal]);
+        if let Some(cached) = self.cache.manifest() {
+            check_same_source(self.cache.folder(), cached, &manifest)?;
+        }
+        Ok(manifest)
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        if let Some(manifest) = self.manifest.as_ref().filter(|_| !self.rows.is_empty()) {
+            publish(self.cache.folder(), manifest)?;
+            let number = self.cache.take_number();
+            commit(self.cache.folder(), number, manifest, &self.rows)?;
+            self.rows.clear();
+        }
+        Ok(())
+    }
+
+    /// Commits the rest; returns the number of features added.
+    pub(super) fn finish(mut self) -> Result<u64, Error> {
+        self.commit()?;
+        Ok(self.num_imported)
+    }
+}

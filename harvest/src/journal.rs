@@ -1,0 +1,258 @@
+//! Append-only record of every completed reply, so that no reply is asked for twice.
+//!
+//! Each shard that is being filled has a segment, `part-<number>.journal`. Its first line describes the cache, every
+//! further line is one reply: eight hexadecimal digits of the CRC-32 of what follows, a space, JSON, a line feed. A
+//! line is handed to the operating system in one call before anything else happens with the reply, so it survives the
+//! death of the process. It survives a power cut from the next [`Segment::sync`] on, which a run does every few
+//! seconds; the shard itself is synchronised before its segment is removed.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use schemas::{Error, Manifest, TeacherRecord};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const EXTENSION: &str = "journal";
+
+/// File name stem of the shard with this number, and of its segment.
+pub(crate) fn stem(number: u32) -> String {
+    format!("part-{number:06}")
+}
+
+/// The number in the name of a shard or segment that this program named.
+pub(crate) fn number(path: &Path) -> Option<u32> {
+    let digits = path.file_name()?.to_str()?.strip_prefix("part-")?;
+    digits.split(['-', '.']).next()?.parse().ok()
+}
+
+/// The journal of one shard that is being filled.
+#[derive(Debug)]
+pub struct Segment {
+    path: PathBuf,
+    file: Mutex<File>,
+    for_sync: File,
+}
+
+impl Segment {
+    /// Starts the segment of shard `number` in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also where the file is there already.
+    pub fn create(folder: &Path, number: u32, manifest: &Manifest) -> Result<Self, Error> {
+        let path = folder.join(stem(number)).with_extension(EXTENSION);
+        let create = || -> std::io::Result<(File, File)> {
+            let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+            file.write_all(&line(manifest))?;
+            let for_sync = file.try_clone()?;
+            Ok((file, for_sync))
+        };
+        let (file, for_sync) = create().map_err(|source| Error::io(&path, "write", source))?;
+        Ok(Self { path, file: Mutex::new(file), for_sync })
+    }
+
+    /// Adds a reply; on return the operating system has it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; a part that was written is cut off again.
+    pub fn append(&self, record: &TeacherRecord) -> Result<(), Error> {
+        let line = line(record);
+        let mut file = self.file.lock().expect("no holder panics");
+        let mut write = || -> std::io::Result<()> {
+            let length = file.metadata()?.len();
+            file.write_all(&line).inspect_err(|_| {
+                // Cutting needs no space, so it works on a full disk; if it does not, replay skips the part.
+                let _ = file.set_len(length);
+            })
+        };
+        write().map_err(|source| Error::io(&self.path, "write", source))
+    }
+
+    /// Makes everything appended so far survive a power cut.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<(), Error> {
+        self.for_sync.sync_data().map_err(|source| Error::io(&self.path, "synchronise", source))
+    }
+
+    /// Removes the segment, once its replies are committed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove(&self) -> Result<(), Error> {
+        remove(&self.path)
+    }
+}
+
+/// Removes a segment whose replies are committed.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    std::fs::remove_file(path).map_err(|source| Error::io(path, "remove", source))
+}
+
+fn line(content: &impl Serialize) -> Vec<u8> {
+    let json = serde_json::to_vec(content).expect("manifests and records have string keys only");
+    let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
+    line.extend(json);
+    line.push(b'\n');
+    line
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    let (digits, rest) = line.split_first_chunk::<8>()?;
+    let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
+    let digits = std::str::from_utf8(digits).ok()?;
+    let sum = u32::from_str_radix(digits, 16).ok()?;
+    (sum == crc32fast::hash(json)).then(|| serde_json::from_slice(json).ok())?
+}
+
+/// What a segment holds.
+#[derive(Debug)]
+pub struct Replay {
+    /// The segment.
+    pub path: PathBuf,
+    /// What the cache holds; `None` where not even the first line is whole, in which case there is no record.
+    pub manifest: Option<Manifest>,
+    /// The replies whose lines are whole.
+    pub records: Vec<TeacherRecord>,
+    /// Bytes of lines that are not whole, such as the one that was being written when the machine went down.
+    pub num_torn_bytes: u64,
+}
+
+impl Replay {
+    /// Reads the segment at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. Torn lines are no error; they are left out and counted.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let read_error = |source| Error::io(path, "read", source);
+        let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(read_error)?);
+        let mut replay = Self { path: path.to_owned(), manifest: None, records: Vec::new(), num_torn_bytes: 0 };
+        let mut line = Vec::new();
+        let mut is_first = true;
+        while reader.read_until(b'\n', &mut line).map_err(read_error)? > 0 {
+            if is_first {
+                replay.manifest = parse(&line);
+                is_first = false;
+                replay.num_torn_bytes += if replay.manifest.is_none() { line.len() as u64 } else { 0 };
+            } else {
+                match parse(&line).filter(|_| replay.manifest.is_some()) {
+                    Some(record) => replay.records.push(record),
+                    None => replay.num_torn_bytes += line.len() as u64,
+                }
+            }
+            line.clear();
+        }
+        Ok(replay)
+    }
+}
+
+/// The segments in `folder`, ordered by name.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn list_segments(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut segments = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                segments.push(path);
+            }
+        }
+        segments.sort();
+        Ok(segments)
+    };
+    list().map_err(|source| Error::io(folder, "list", source))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use schemas::{DatasetIdentity, ExampleId, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity};
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let teacher = TeacherIdentity { kind: "t".into(), model: "m".into(), settings: serde_json::json!({}) };
+        let dataset = DatasetIdentity { task: "t".into(), fields: vec!["a".into()], prompt: None };
+        let signal = SignalSpec::new("said", SignalKind::Text, "a text").unwrap();
+        Manifest::new(teacher, dataset, 1, vec![signal])
+    }
+
+    fn record(number: u8, text: &str) -> TeacherRecord {
+        TeacherRecord {
+            id: ExampleId::from([number; 16]),
+            draw: 0,
+            signals: BTreeMap::from([("said".to_owned(), SignalValue::Text(text.to_owned()))]),
+            provenance: Provenance::default(),
+        }
+    }
+
+    /// A segment with these records, its bytes, and where each line ends.
+    fn written(records: &[TeacherRecord]) -> (tempfile::TempDir, PathBuf, Vec<usize>) {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = Segment::create(folder.path(), 0, &manifest()).unwrap();
+        let length = || std::fs::metadata(&segment.path).unwrap().len() as usize;
+        let mut ends = vec![length()];
+        for record in records {
+            segment.append(record).unwrap();
+            ends.push(length());
+        }
+        segment.sync().unwrap();
+        let path = segment.path.clone();
+        (folder, path, ends)
+    }
+
+    #[test]
+    fn what_was_appended_is_replayed() {
+        let records = [record(1, "one\ntwo"), record(2, "")];
+        let (_folder, path, _) = written(&records);
+        let replay = Replay::read(&path).unwrap();
+        assert_eq!(replay.manifest, Some(manifest()));
+        assert_eq!(replay.records, records);
+        assert_eq!(replay.num_torn_bytes, 0);
+        assert_eq!((number(&path), stem(7).as_str()), (Some(0), "part-000007"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_torn_tail_costs_only_the_torn_line(texts in proptest::collection::vec(".{0,40}", 1..6), share in 0.0..1.0) {
+            let records: Vec<_> = texts.iter().zip(0..).map(|(text, number)| record(number, text)).collect();
+            let (_folder, path, ends) = written(&records);
+            let cut = (*ends.last().unwrap() as f64 * share) as usize;
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(cut as u64).unwrap();
+            let replay = Replay::read(&path).unwrap();
+            let num_whole = ends.iter().filter(|&&end| end <= cut).count();
+            prop_assert_eq!(&replay.records[..], &records[..num_whole.saturating_sub(1)]);
+            let last_end = ends.iter().copied().filter(|&end| end <= cut).max().unwrap_or(0);
+            prop_assert_eq!(replay.num_torn_bytes, (cut - last_end) as u64);
+        }
+
+        #[test]
+        fn a_flipped_bit_never_changes_a_record(texts in proptest::collection::vec(".{0,40}", 1..6), share in 0.0..1.0, bit in 0..8_u32) {
+            let records: Vec<_> = texts.iter().zip(0..).map(|(text, number)| record(number, text)).collect();
+            let (_folder, path, _) = written(&records);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = (bytes.len() as f64 * share) as usize;
+            bytes[at] ^= 1 << bit;
+            std::fs::write(&path, bytes).unwrap();
+            let replay = Replay::read(&path).unwrap();
+            prop_assert!(replay.num_torn_bytes > 0);
+            prop_assert!(replay.records.iter().all(|record| records.contains(record)));
+            // A flipped line feed joins two lines, and both are lost; nothing loses more unless the header is hit.
+            if replay.manifest.is_some() {
+                prop_assert!(replay.records.len() + 2 >= records.len());
+            }
+        }
+    }
+}
