@@ -5,11 +5,13 @@
 //! and gives the cache a digest of its own. The frozen state is also kept as `manifest-<first 16 digits>.json`, so
 //! that it still opens by its digest after the cache has grown and was frozen again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::FORMAT_VERSION;
 use crate::digest::Sha256Digest;
@@ -27,7 +29,7 @@ pub struct TeacherIdentity {
     /// The model by the name that was asked for.
     pub model: String,
     /// Every setting that changes what the teacher says, free of secrets and addresses.
-    pub settings: serde_json::Value,
+    pub settings: Value,
 }
 
 /// What was asked about.
@@ -108,8 +110,8 @@ impl Manifest {
 
     /// The state with these shards, its digest computed.
     ///
-    /// The digest is the SHA-256 of the compact JSON of this manifest with the shards ordered by name and without
-    /// the digest itself: equal content gives an equal digest on every machine.
+    /// The digest is the SHA-256 of the compact JSON of this manifest with the keys of every object sorted, the
+    /// shards ordered by name, and without the digest itself: equal content gives an equal digest on every machine.
     #[must_use]
     pub fn frozen(mut self, mut shards: Vec<ShardEntry>) -> Self {
         shards.sort_by(|a, b| a.file.cmp(&b.file));
@@ -137,7 +139,7 @@ impl Manifest {
             "signals": self.signals,
             "shards": shards,
         });
-        Sha256Digest::of(content.to_string().as_bytes())
+        Sha256Digest::of(sorted(content).to_string().as_bytes())
     }
 
     /// Whether the cache may grow.
@@ -242,6 +244,21 @@ impl Manifest {
             write_atomically(&folder.join(frozen_file(&digest)), json.as_bytes())?;
         }
         write_atomically(&folder.join(MANIFEST_FILE), json.as_bytes())
+    }
+}
+
+/// The same value with the keys of every object in byte order, whatever order the JSON library keeps.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let entries: BTreeMap<String, Value> = map
+                .into_iter()
+                .map(|(key, value)| (key, sorted(value)))
+                .collect();
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(values) => values.into_iter().map(sorted).collect(),
+        other => other,
     }
 }
 
