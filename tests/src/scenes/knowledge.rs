@@ -96,7 +96,7 @@ impl Knowledge {
     /// Whether the claim is true in every scene that the facts allow (`Some(true)`), in none (`Some(false)`), or
     /// neither. `things` says which thing is in which slot. A claim is neither, too, when a noun phrase does not fit
     /// exactly one thing, or when it asks for a size that was not said.
-    pub(super) fn truth(&self, claim: &Sentence, things: &[Description]) -> Option<bool> {
+    pub(super) fn truth(&self, claim: Sentence, things: &[Description]) -> Option<bool> {
         let subject = match claim.subject {
             Subject::Described(description) => only_match(description, things)?,
             Subject::Extreme(extreme) => self.extreme(extreme)?,

@@ -33,9 +33,9 @@ pub(super) fn generate(random: &mut ChaCha8Rng) -> Option<[Row; 2]> {
     let facts = facts(&mut things, random);
     let knowledge = Knowledge::new(num_things, &facts);
     let claim = claim(&things, random)?;
-    let truth = knowledge.truth(&claim, &things)?;
+    let truth = knowledge.truth(claim, &things)?;
     let is_twin = |seats: &Vec<Description>| {
-        fits_containments(&facts, seats) && knowledge.truth(&claim, seats) == Some(!truth)
+        fits_containments(&facts, seats) && knowledge.truth(claim, seats) == Some(!truth)
     };
     let twins: Vec<Vec<Description>> = orderings(&things).into_iter().filter(is_twin).collect();
     let twin = twins.choose(random)?;
