@@ -24,7 +24,8 @@ def torch_step(dropout):
     torch.manual_seed(42)
     config = BertConfig(hidden_size=WIDTH, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
                         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    model = BertModel(config, attn_implementation="sdpa").train()
+    model = BertModel(config).train()
+    assert model.config._attn_implementation == "sdpa"
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
     target = torch.randn(ROWS, POSITIONS, WIDTH)
     mask = torch.ones(ROWS, POSITIONS, dtype=torch.long)
@@ -54,7 +55,7 @@ def torch_step(dropout):
 
 def run(command):
     environment = os.environ | {"RAYON_NUM_THREADS": str(THREADS), "OMP_NUM_THREADS": str(THREADS)}
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(answer.stdout.splitlines()[-1])
 
 
