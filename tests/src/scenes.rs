@@ -1,8 +1,8 @@
 //! The seeded generator of the bundled data set `data/scenes`.
 //!
-//! Rows come as *twins*: one hypothesis, and two premises made of the same words in another order, of which one
-//! entails the hypothesis and the other one excludes it. So no count of words, in the hypothesis alone or in the pair,
-//! says anything about the label. Labels follow from the facts of the premise by logic alone ([`Knowledge`]); the
+//! Rows come as *twins*: one hypothesis, and two premises made of the same set of words in another order, of which one
+//! entails the hypothesis and the other one excludes it. So which words occur, in the hypothesis alone or in the pair,
+//! says nothing about the label; how often each occurs may differ between twins. Labels follow from the facts of the premise by logic alone ([`Knowledge`]); the
 //! generator never looks at a picture.
 
 mod knowledge;

@@ -1,4 +1,4 @@
-//! One hypothesis and two premises of the same words: in one the hypothesis is true, in the other it is false.
+//! One hypothesis and two premises of the same set of words: in one the hypothesis is true, in the other it is false.
 
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
