@@ -1,12 +1,70 @@
-//! placeholder
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::float_cmp, reason = "a test fails by panicking"))]
-pub mod device;
-pub mod student;
+//! Trains text-only student language models from a teacher cache.
+//!
+//! ```text
+//! data set --+
+//!            +-- join by id -> batches -> aligner + student -> checkpoints -> scores, table, export
+//! cache -----+
+//! ```
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`cli`], [`cmd`] | the command line; one verb per file |
+//! | [`config`] | the TOML configuration, parsed into validated types |
+//! | [`data`] | the join of examples and features, tokenised rows, batches |
+//! | [`student`] | BERT: Hugging Face directories in and out, tokenizer, weights |
+//! | [`model`] | the student with its heads |
+//! | [`aligner`], [`orthogonal`], [`heads`] | the aligner and what sits on the student |
+//! | [`loss`], [`objective`] | one loss per file, and the presets that weigh them |
+//! | [`schedule`], [`learning_rate`], [`optimizer`], [`random`] | what a run does when, with which rate, update and random numbers |
+//! | [`learner`], [`trainer`] | one step; the step loop |
+//! | [`checkpoint`], [`run_log`] | what a run leaves behind |
+//! | [`session`] | everything that the runs of one configuration share |
+//! | [`evaluate`], [`metrics`], [`statistics`] | predictions, scores, statistics over seeds |
+//! | [`compare`] | the method beside its controls |
+//! | [`device`], [`golden`] | CPU or GPU by name; expected losses from elsewhere |
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::float_cmp,
+        reason = "a test fails by panicking"
+    )
+)]
+
 pub mod aligner;
+pub mod checkpoint;
+pub mod cli;
+pub mod cmd;
+pub mod compare;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod evaluate;
 pub mod golden;
 pub mod heads;
+pub mod learner;
+pub mod learning_rate;
+pub mod logging;
 pub mod loss;
 pub mod metrics;
+pub mod model;
 pub mod objective;
+pub mod optimizer;
 pub mod orthogonal;
+pub mod progress;
+pub mod random;
+pub mod run_log;
+pub mod schedule;
+pub mod session;
 pub mod statistics;
+pub mod stop;
+pub mod student;
+pub mod trainer;
+
+pub use config::Config;
+pub use device::DeviceChoice;
+pub use error::Error;
+pub use session::Session;

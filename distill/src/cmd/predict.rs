@@ -1,0 +1,173 @@
+//! `distill predict`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use schemas::dataset::SkipBadRows;
+use schemas::task::LabelKind;
+use schemas::{Example, Split, Task};
+use serde_json::{Value, json};
+
+use crate::cli::{RunArguments, StudentArguments, print};
+use crate::config::Config;
+use crate::data::Rows;
+use crate::error::{Error, Status};
+use crate::evaluate::Answer;
+use crate::session::Inference;
+
+/// GLUE tasks whose submission names classes by number.
+const NUMBERED: [&str; 4] = ["cola", "sst2", "mrpc", "qqp"];
+/// The GLUE task whose submission holds numbers of this range.
+const NUMBER_TASK: &str = "stsb";
+const NUMBER_RANGE: (f64, f64) = (0.0, 5.0);
+
+/// How predictions are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// `index<TAB>prediction` with a header, as GLUE's submission takes it.
+    #[default]
+    Tsv,
+    /// One JSON object a line, with the probability of every class.
+    Jsonl,
+}
+
+/// The verb's command line.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    #[command(flatten)]
+    student: StudentArguments,
+    /// The split to predict.
+    #[arg(long, default_value = "test", conflicts_with = "input")]
+    split: String,
+    /// Rows to predict instead: a JSON object with the task's fields on each line; `-` reads standard input.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// How to write them.
+    #[arg(long, value_enum, default_value_t)]
+    form: Form,
+}
+
+impl Arguments {
+    /// Prints predictions on standard output, in the order of the rows.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn run(self) -> Result<Status, Error> {
+        let config = Config::read(&self.run.config)?;
+        let folder = self.student.folder.clone().unwrap_or_else(|| config.output());
+        let inference = Inference::open(config, self.run.device)?;
+        let (student, _) = inference.student(&folder, self.student.checkpoint)?;
+        let split = Split::new(self.split);
+        let examples = match &self.input {
+            Some(path) => read_rows(path, &inference.task)?,
+            None => {
+                let dataset = inference.config.run.dataset.open(inference.config.base())?;
+                dataset.read(&split, &mut SkipBadRows::new(0))?
+            }
+        };
+        let rows = Rows::new(split, &inference.task, &examples, &inference.tokenizer)?;
+        let answers = inference.answers(&student, &rows.encodings);
+        print(&match self.form {
+            Form::Tsv => tsv(&inference.task, &answers),
+            Form::Jsonl => jsonl(&inference.task, &rows, &answers),
+        })?;
+        Ok(Status::Done)
+    }
+}
+
+fn read_rows(path: &Path, task: &Task) -> Result<Vec<Example>, Error> {
+    let (origin, text) = if path == Path::new("-") {
+        let mut text = String::new();
+        let name = "standard input";
+        std::io::stdin().read_to_string(&mut text).map_err(Error::io(Path::new(name), "read"))?;
+        (name.to_owned(), text)
+    } else {
+        (path.display().to_string(), std::fs::read_to_string(path).map_err(Error::io(path, "read"))?)
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            let bad = |problem| Error::BadInput { origin: origin.clone(), line: index + 1, problem };
+            let row: BTreeMap<String, Value> = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+            let texts = row.into_iter().filter_map(|(name, value)| match value {
+                Value::String(text) => Some((name, text)),
+                _ => None,
+            });
+            let fields = task.select(&texts.collect()).map_err(|field| bad(format!("field `{field}` is no text")))?;
+            Ok(Example::new(fields, None, Split::new("input")))
+        })
+        .collect()
+}
+
+fn class_name(task: &Task, class: usize) -> String {
+    match task.label() {
+        LabelKind::Classes(names) => names[class].clone(),
+        LabelKind::Number => class.to_string(),
+    }
+}
+
+fn tsv(task: &Task, answers: &[Answer]) -> String {
+    let mut text = "index\tprediction\n".to_owned();
+    for (index, answer) in answers.iter().enumerate() {
+        let prediction = match answer {
+            Answer::Class { class, .. } if NUMBERED.contains(&task.name()) => class.to_string(),
+            Answer::Class { class, .. } => class_name(task, *class),
+            Answer::Value(value) if task.name() == NUMBER_TASK => {
+                format!("{:.3}", value.clamp(NUMBER_RANGE.0, NUMBER_RANGE.1))
+            }
+            Answer::Value(value) => value.to_string(),
+        };
+        writeln!(text, "{index}\t{prediction}").expect("a string takes any text");
+    }
+    text
+}
+
+fn jsonl(task: &Task, rows: &Rows, answers: &[Answer]) -> String {
+    let mut text = String::new();
+    for (index, (id, answer)) in rows.ids.iter().zip(answers).enumerate() {
+        let line = match answer {
+            Answer::Class { class, probabilities } => {
+                let named = probabilities.iter().enumerate().map(|(class, value)| (class_name(task, class), json!(value)));
+                let named: serde_json::Map<String, Value> = named.collect();
+                json!({"index": index, "id": id, "prediction": class_name(task, *class), "probabilities": named})
+            }
+            Answer::Value(value) => json!({"index": index, "id": id, "prediction": value}),
+        };
+        writeln!(text, "{line}").expect("a string takes any text");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(class: usize) -> Answer {
+        Answer::Class { class, probabilities: vec![0.25, 0.75] }
+    }
+
+    #[test]
+    fn submissions_name_labels_as_glue_does() {
+        let task = |name| Task::builtin(name).unwrap();
+        assert_eq!(tsv(&task("cola"), &[class(1), class(0)]), "index\tprediction\n0\t1\n1\t0\n");
+        assert_eq!(tsv(&task("rte"), &[class(1), class(0)]), "index\tprediction\n0\tnot_entailment\n1\tentailment\n");
+        let numbers = [Answer::Value(2.34567), Answer::Value(-0.1), Answer::Value(5.2)];
+        assert_eq!(tsv(&task("stsb"), &numbers), "index\tprediction\n0\t2.346\n1\t0.000\n2\t5.000\n");
+    }
+
+    #[test]
+    fn rows_need_every_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, "{\"sentence\": \"A dog.\", \"more\": 1}\n\n{\"text\": \"x\"}\n").unwrap();
+        let error = read_rows(&path, &Task::builtin("cola").unwrap()).unwrap_err();
+        assert!(error.to_string().ends_with("rows.jsonl:3: field `sentence` is no text"), "{error}");
+        std::fs::write(&path, "{\"sentence\": \"A dog.\"}\n").unwrap();
+        let rows = read_rows(&path, &Task::builtin("cola").unwrap()).unwrap();
+        assert_eq!(rows[0].field("sentence"), Some("A dog."));
+    }
+}

@@ -1,0 +1,86 @@
+//! `distill train`.
+
+use std::path::PathBuf;
+
+use schemas::Sha256Digest;
+use schemas::dataset::SkipBadRows;
+
+use crate::cli::{RunArguments, print};
+use crate::config::Config;
+use crate::error::{Error, Status};
+use crate::schedule::Variant;
+use crate::session::{Outcome, RunOptions, Session};
+use crate::stop::Stop;
+
+/// The verb's command line.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Digest of the frozen cache, as `harvest freeze` prints it; goes before the configuration's.
+    #[arg(long)]
+    cache_digest: Option<Sha256Digest>,
+    /// Throw away what the run's folder holds and start over.
+    #[arg(long)]
+    restart: bool,
+    /// Allow this many rows of the data set that cannot be used.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip_bad_rows: u64,
+    /// Stop with the state saved, and exit status 3, after this many steps.
+    #[arg(long, value_name = "N")]
+    stop_after_steps: Option<u64>,
+    /// Train a control instead of the method, as `compare` does.
+    #[arg(long, default_value_t = Variant::Method)]
+    variant: Variant,
+    /// Instead of the configuration's seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Instead of the configuration's `output.path`.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Stop with the state saved when standard input ends.
+    #[arg(long, hide = true)]
+    stop_at_end_of_input: bool,
+}
+
+impl Arguments {
+    /// Trains.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn run(self) -> Result<Status, Error> {
+        let config = Config::read(&self.run.config)?;
+        let digest = config.cache_digest(self.cache_digest)?;
+        if let Some(warning) = config.run.objective.warning() {
+            tracing::warn!("{warning}");
+        }
+        let options = RunOptions {
+            variant: self.variant,
+            seed: self.seed.unwrap_or(config.run.seed),
+            folder: self.folder.unwrap_or_else(|| config.output()),
+            restart: self.restart,
+        };
+        let stop = self.stop_after_steps.map_or_else(Stop::default, Stop::after_steps);
+        stop.on_signals();
+        if self.stop_at_end_of_input {
+            stop.on_end_of_input();
+        }
+        let mut skip = SkipBadRows::new(self.skip_bad_rows);
+        let session = Session::open(config, digest, self.run.device, &mut skip)?;
+        for row in skip.skipped() {
+            tracing::warn!("skipped {row}");
+        }
+        tracing::info!("{}", session.join_report());
+        match session.train(&options, &stop, true)? {
+            Outcome::Finished(result) => {
+                let text = serde_json::to_string(&result).expect("plain data");
+                print(&format!("{text}\n"))?;
+                Ok(Status::Done)
+            }
+            Outcome::Stopped { step } => {
+                tracing::warn!("stopped after step {step}; the same command goes on from there");
+                Ok(Status::StoppedEarly)
+            }
+        }
+    }
+}

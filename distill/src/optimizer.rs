@@ -1,0 +1,307 @@
+//! AdamW over a whole module, with gradient clipping by global norm and a state that can be stored exactly.
+//!
+//! burn's own wrapper keeps states by parameter id, which is drawn anew in every process, and clips each tensor by itself.
+//! This one keeps them by the parameter's name and clips as PyTorch's `clip_grad_norm_` does. The update is burn's.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{
+    AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer,
+};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::student::weights::WeightsError;
+
+/// ε of PyTorch's AdamW; burn's default is another.
+const EPSILON: f32 = 1e-8;
+const FIRST: &str = ".moment_1";
+const SECOND: &str = ".moment_2";
+const TIME: &str = ".time";
+
+/// Both moments of one parameter, flat.
+#[derive(Clone, Debug)]
+struct Moments {
+    time: usize,
+    first: Tensor<1>,
+    second: Tensor<1>,
+}
+
+/// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with PyTorch's defaults β = (0.9, 0.999), ε = 1e-8. Weight decay is
+/// decoupled and acts on every parameter that has a gradient, biases and norms included, as `torch.optim.AdamW` does
+/// when it is given all parameters in one group.
+pub struct ModuleAdamW {
+    update: AdamW,
+    moments: BTreeMap<String, Moments>,
+}
+
+impl std::fmt::Debug for ModuleAdamW {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ModuleAdamW").field("num_parameters", &self.moments.len()).finish_non_exhaustive()
+    }
+}
+
+impl ModuleAdamW {
+    /// An optimiser that has not seen a gradient yet.
+    pub fn new(weight_decay: f64) -> Self {
+        let config = AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay as f32);
+        Self { update: config.build(), moments: BTreeMap::new() }
+    }
+
+    /// Moves every parameter that has a gradient.
+    pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
+        module.map(&mut Updater { optimizer: self, rate, gradients, path: Vec::new() })
+    }
+
+    /// The state as safetensors: `<parameter>.moment_1`, `.moment_2` (flat f32) and `.time` (i64). Equal states give
+    /// equal bytes.
+    ///
+    /// # Errors
+    /// [`WeightsError::Format`] where the format cannot hold them.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        let mut stored: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        for (name, moments) in &self.moments {
+            for (suffix, values) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
+                let data = values.to_data();
+                let entry = (Dtype::F32, data.shape().to_vec(), data.as_bytes().to_vec());
+                stored.insert(format!("{name}{suffix}"), entry);
+            }
+            let time = (moments.time as u64).to_le_bytes().to_vec();
+            stored.insert(format!("{name}{TIME}"), (Dtype::I64, vec![1], time));
+        }
+        let mut views = BTreeMap::new();
+        for (name, (dtype, shape, bytes)) in &stored {
+            views.insert(name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?);
+        }
+        Ok(safetensors::serialize(views, None)?)
+    }
+
+    /// Takes over a stored state; the tensors go to `device`, without autodiff.
+    ///
+    /// # Errors
+    /// The bytes are not safetensors, or a parameter's state is not complete.
+    pub fn load_safetensors(&mut self, bytes: &[u8], device: &Device) -> Result<(), WeightsError> {
+        let stored = SafeTensors::deserialize(bytes)?;
+        let names = stored.names();
+        let parameters = names.iter().filter_map(|name| name.strip_suffix(TIME));
+        let mut all = BTreeMap::new();
+        for name in parameters {
+            let moment = |suffix: &str| -> Result<Tensor<1>, WeightsError> {
+                let view = stored.tensor(&format!("{name}{suffix}"))?;
+                let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), DType::F32);
+                Ok(Tensor::from_data(data, (device, DType::F32)))
+            };
+            let time = stored.tensor(&format!("{name}{TIME}"))?;
+            let time = time.data().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            let moments = Moments { time: time as usize, first: moment(FIRST)?, second: moment(SECOND)? };
+            all.insert(name.to_owned(), moments);
+        }
+        self.moments = all;
+        Ok(())
+    }
+}
+
+struct Updater<'a> {
+    optimizer: &'a mut ModuleAdamW,
+    rate: f64,
+    gradients: GradientsParams,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Updater<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove::<D>(parameter.id) else {
+            return parameter;
+        };
+        let (id, tensor, mapper) = parameter.consume();
+        let shape = tensor.shape();
+        let name = self.path.join(".");
+        let state = self.optimizer.moments.remove(&name).map(|moments| AdamWState {
+            momentum: AdaptiveMomentumState {
+                time: moments.time,
+                moment_1: moments.first.reshape(shape.clone()),
+                moment_2: moments.second.reshape(shape),
+                max_moment_2: None,
+            },
+        });
+        let requires_gradient = tensor.is_require_grad();
+        let (updated, state) = self.optimizer.update.step(self.rate, tensor.inner(), gradient, state);
+        let momentum = state.expect("AdamW keeps a state").momentum;
+        let flat = |moment: Tensor<D>| moment.reshape([-1]);
+        self.optimizer.moments.insert(
+            name,
+            Moments { time: momentum.time, first: flat(momentum.moment_1), second: flat(momentum.moment_2) },
+        );
+        let mut updated = Tensor::from_inner(updated);
+        if requires_gradient {
+            updated = updated.require_grad();
+        }
+        Param::from_mapped_value(id, updated, mapper)
+    }
+}
+
+/// What clipping did.
+#[derive(Debug)]
+pub struct Clipped {
+    /// The gradients, scaled down if need be.
+    pub gradients: GradientsParams,
+    /// Their global norm before that.
+    pub norm: f64,
+}
+
+/// Scales all gradients of `module` by one factor so that their joint Euclidean norm is at most `max_norm`; the factor is
+/// `max_norm / (norm + 1e-6)` where that is under 1, as in PyTorch's `clip_grad_norm_`.
+pub fn clip_global_norm<M: Module>(module: &M, gradients: GradientsParams, max_norm: f64) -> Clipped {
+    let mut squares = SumOfSquares { gradients: &gradients, squares: Vec::new() };
+    module.visit(&mut squares);
+    if squares.squares.is_empty() {
+        return Clipped { gradients, norm: 0.0 };
+    }
+    let squares = Tensor::cat(squares.squares, 0).into_data();
+    let squares = squares.as_slice::<f32>().expect("gradients are f32");
+    let norm = squares.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt();
+    let factor = max_norm / (norm + 1e-6);
+    if factor.is_nan() || factor >= 1.0 {
+        return Clipped { gradients, norm };
+    }
+    let mut scaler = Scaler { gradients, factor: factor as f32, scaled: GradientsParams::new() };
+    module.visit(&mut scaler);
+    Clipped { gradients: scaler.scaled, norm }
+}
+
+struct SumOfSquares<'a> {
+    gradients: &'a GradientsParams,
+    squares: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for SumOfSquares<'_> {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(parameter.id) {
+            self.squares.push(gradient.square().sum());
+        }
+    }
+}
+
+struct Scaler {
+    gradients: GradientsParams,
+    factor: f32,
+    scaled: GradientsParams,
+}
+
+impl ModuleVisitor for Scaler {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(parameter.id) {
+            self.scaled.register(parameter.id, gradient.mul_scalar(self.factor));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+
+    use super::*;
+    use crate::student::weights;
+
+    #[derive(Module, Debug)]
+    struct Pair {
+        one: Linear,
+        two: Param<Tensor<1>>,
+    }
+
+    fn pair(device: &Device) -> Pair {
+        let mut one = LinearConfig::new(2, 1).with_bias(false).init(device);
+        one.weight = Param::from_tensor(Tensor::from_floats([[1.0], [-2.0]], device));
+        Pair { one, two: Param::from_tensor(Tensor::from_floats([0.5], device)) }
+    }
+
+    /// Gradient (3, 0) of `one` and 4 of `two`, each times `scale`.
+    fn gradients(pair: &Pair, scale: f32) -> GradientsParams {
+        let mut gradients = GradientsParams::new();
+        let device = pair.two.val().device().inner();
+        gradients.register(pair.one.weight.id, Tensor::<2>::from_floats([[3.0 * scale], [0.0]], &device));
+        gradients.register(pair.two.id, Tensor::<1>::from_floats([4.0 * scale], &device));
+        gradients
+    }
+
+    fn values(pair: &Pair) -> Vec<f32> {
+        let mut values: Vec<f32> = pair.one.weight.val().into_data().try_to_vec().unwrap();
+        values.extend(pair.two.val().into_data().try_to_vec::<f32>().unwrap());
+        values
+    }
+
+    #[test]
+    fn clipping_scales_all_tensors_by_one_factor() {
+        let device = Device::flex().autodiff();
+        let pair = pair(&device);
+        let clipped = clip_global_norm(&pair, gradients(&pair, 1.0), 1.0);
+        assert!((clipped.norm - 5.0).abs() < 1e-6);
+        let one: Vec<f32> = clipped.gradients.get::<2>(pair.one.weight.id).unwrap().into_data().try_to_vec().unwrap();
+        let two: Vec<f32> = clipped.gradients.get::<1>(pair.two.id).unwrap().into_data().try_to_vec().unwrap();
+        assert!((one[0] - 0.6).abs() < 1e-6 && one[1] == 0.0 && (two[0] - 0.8).abs() < 1e-6);
+
+        let short = clip_global_norm(&pair, gradients(&pair, 0.1), 1.0);
+        assert!((short.norm - 0.5).abs() < 1e-6);
+        let two: Vec<f32> = short.gradients.get::<1>(pair.two.id).unwrap().into_data().try_to_vec().unwrap();
+        assert_eq!(two, [0.4]);
+    }
+
+    #[test]
+    fn steps_match_pytorch() {
+        // torch.optim.AdamW(lr=0.1, weight_decay=0.01) on (1, -2) and (0.5) with the gradients above, scales 1 and -0.5.
+        let device = Device::flex().autodiff();
+        let mut pair = pair(&device);
+        let mut optimizer = ModuleAdamW::new(0.01);
+        for (scale, expected) in [
+            (1.0, [0.899, -1.998, 0.3995]),
+            (-0.5, [0.871_467_35, -1.996_002, 0.372_466_8]),
+        ] {
+            let gradients = gradients(&pair, scale);
+            pair = optimizer.step(0.1, pair, gradients);
+            for (actual, expected) in values(&pair).into_iter().zip(expected) {
+                assert!((actual - expected).abs() < 2e-6, "{actual} is not {expected}");
+            }
+        }
+        assert!(pair.two.val().is_require_grad());
+    }
+
+    #[test]
+    fn a_stored_state_goes_on_bit_for_bit() {
+        let device = Device::flex().autodiff();
+        let (mut pair, mut optimizer) = (pair(&device), ModuleAdamW::new(0.01));
+        for scale in [1.0, 0.3, -0.7] {
+            let gradients = gradients(&pair, scale);
+            pair = optimizer.step(0.1, pair, gradients);
+        }
+        let bytes = optimizer.to_safetensors().unwrap();
+        let mut resumed = ModuleAdamW::new(0.01);
+        resumed.load_safetensors(&bytes, &device.clone().inner()).unwrap();
+        assert_eq!(resumed.to_safetensors().unwrap(), bytes);
+        let gradients_one = gradients(&pair, 0.2);
+        let gradients_two = gradients(&pair, 0.2);
+        let one = optimizer.step(0.1, pair.clone(), gradients_one);
+        let two = resumed.step(0.1, pair, gradients_two);
+        assert_eq!(weights::to_safetensors(&one).unwrap(), weights::to_safetensors(&two).unwrap());
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_stays() {
+        let device = Device::flex().autodiff();
+        let pair = pair(&device);
+        let mut gradients = GradientsParams::new();
+        gradients.register(pair.two.id, Tensor::<1>::from_floats([1.0], &device.clone().inner()));
+        let moved = ModuleAdamW::new(0.01).step(0.1, pair, gradients);
+        assert_eq!(values(&moved)[..2], [1.0, -2.0]);
+        assert!(values(&moved)[2] < 0.5);
+    }
+}

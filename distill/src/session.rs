@@ -1,0 +1,381 @@
+//! Everything that the runs of one configuration share: data set, cache, tokenizer, device.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module as _;
+use burn::tensor::Device;
+use schemas::dataset::SkipBadRows;
+use schemas::{Manifest, Sha256Digest, Task};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::checkpoint::{Checkpoint, Checkpoints, RunIdentity, Which, read_json, write_json};
+use crate::config::Config;
+use crate::data::{FeatureTransform, JoinReport, Padding, Rows, TrainingData, check_manifest, join, read_corpus};
+use crate::device::DeviceChoice;
+use crate::error::Error;
+use crate::evaluate::{Answer, Scores, answers, metric_name, scores};
+use crate::heads::HeadsConfig;
+use crate::learner::{Learner, Lessons, TeacherSide, restore_student};
+use crate::learning_rate::LearningRate;
+use crate::model::{Student, open_tokenizer};
+use crate::objective::{Objective, TaskKind};
+use crate::progress::Progress;
+use crate::random::{Purpose, Randomness};
+use crate::run_log::{EVALUATIONS_FILE, STEPS_FILE};
+use crate::schedule::{Supervision, Variant, passes};
+use crate::stop::Stop;
+use crate::student::{Encoding, TextTokenizer};
+use crate::trainer::{Ending, Loop, Trainer};
+
+const RESULT_FILE: &str = "result.json";
+const LOCK_FILE: &str = "run.lock";
+/// Positions to which batches are padded on a GPU, which tunes kernels for every new shape.
+const GPU_PADDING: usize = 16;
+
+/// A task, a tokenizer and a device: enough to read a trained student.
+#[derive(Debug)]
+pub struct Inference {
+    /// The configuration.
+    pub config: Config,
+    /// What is predicted.
+    pub task: Task,
+    /// Texts to token ids.
+    pub tokenizer: TextTokenizer,
+    /// Without autodiff.
+    pub device: Device,
+    padding: Padding,
+}
+
+impl Inference {
+    /// Opens the task's description, the tokenizer and the device.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub fn open(config: Config, device: DeviceChoice) -> Result<Self, Error> {
+        let task = config.run.dataset.open(config.base())?.task().clone();
+        let tokenizer = open_tokenizer(&config.run.student, config.base())?;
+        let padding = padding(device, tokenizer.max_length());
+        Ok(Self { task, tokenizer, device: device.open()?, padding, config })
+    }
+
+    /// What the labels are.
+    pub fn kind(&self) -> TaskKind {
+        TaskKind::from(self.task.label())
+    }
+
+    /// The student of a run folder, in evaluation mode, with the checkpoint's state.
+    ///
+    /// # Errors
+    /// There is no such checkpoint, or it is of another configuration.
+    pub fn student(&self, run_folder: &Path, which: Which) -> Result<(Student, Checkpoint), Error> {
+        let checkpoint = Checkpoints::of(run_folder).load(which)?;
+        let run = &self.config.run;
+        let heads = run.aligner.resolve(run.objective.preset(), self.kind());
+        let randomness = Randomness::new(checkpoint.state.run.seed);
+        let student =
+            Student::new(&run.student, self.config.base(), &self.tokenizer, &heads, randomness, &self.device)?;
+        Ok((restore_student(student, &checkpoint.files)?.valid(), checkpoint))
+    }
+
+    /// What a student in evaluation mode says about some rows.
+    pub fn answers(&self, student: &Student, encodings: &[Encoding]) -> Vec<Answer> {
+        answers(student, encodings, self.kind(), self.tokenizer.pad_id(), self.padding, &self.device)
+    }
+
+    /// What a student in evaluation mode scores on some rows; `None` where they have no labels.
+    ///
+    /// # Errors
+    /// The task's metric does not score its labels.
+    pub fn scores(&self, student: &Student, rows: &Rows) -> Result<Option<Scores>, Error> {
+        scores(&self.answers(student, &rows.encodings), rows, self.task.metric())
+    }
+}
+
+fn padding(device: DeviceChoice, limit: usize) -> Padding {
+    match device {
+        DeviceChoice::Cpu => Padding::Longest,
+        DeviceChoice::Cuda(_) => Padding::Multiple { of: GPU_PADDING, limit },
+    }
+}
+
+/// What a finished run came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// Which run this is.
+    pub run: RunIdentity,
+    /// The task's metric.
+    pub metric: String,
+    /// Its value on the validation split, at the checkpoint that was chosen by it.
+    pub validation: Option<f64>,
+    /// Its value on the test split, which was read once; null without labels.
+    pub test: Option<f64>,
+    /// Every metric that fits the task, on the test split.
+    pub test_scores: Map<String, Value>,
+    /// The epoch of the chosen checkpoint.
+    pub best_epoch: usize,
+    /// Its steps.
+    pub best_step: u64,
+    /// Training rows.
+    pub num_train_rows: usize,
+}
+
+/// How `train` ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// All passes are done and the test split was read.
+    Finished(Box<RunResult>),
+    /// Asked to stop; the state is saved.
+    Stopped {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// One run of a session.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// What is trained.
+    pub variant: Variant,
+    /// From which all randomness follows.
+    pub seed: u64,
+    /// Where it goes.
+    pub folder: PathBuf,
+    /// Throw away what the folder holds.
+    pub restart: bool,
+}
+
+/// A configuration whose data set and cache are opened, joined and tokenised.
+#[derive(Debug)]
+pub struct Session {
+    /// Task, tokenizer and device.
+    pub inference: Inference,
+    /// Rows and features.
+    pub data: TrainingData,
+    cache_digest: Sha256Digest,
+}
+
+impl Session {
+    /// Opens everything that a run reads. The manifest is compared with the configuration before the data set is read,
+    /// and the device is opened last.
+    ///
+    /// # Errors
+    /// Something is not there, not what its digest says, or does not fit the rest.
+    pub fn open(
+        config: Config,
+        cache_digest: Sha256Digest,
+        device: DeviceChoice,
+        skip: &mut SkipBadRows,
+    ) -> Result<Self, Error> {
+        let dataset = config.run.dataset.open(config.base())?;
+        let folder = config.cache();
+        let manifest = Manifest::open_frozen(&folder, &cache_digest)?;
+        check_manifest(&folder, &manifest, dataset.task(), &config.run.cache)?;
+        let tokenizer = open_tokenizer(&config.run.student, config.base())?;
+        let corpus = read_corpus(&dataset, &config.run.splits, &tokenizer, skip)?;
+        let data = join(corpus, &folder, &manifest, &config.run.cache)?;
+        let padding = padding(device, tokenizer.max_length());
+        let task = dataset.task().clone();
+        let inference = Inference { task, tokenizer, device: device.open()?, padding, config };
+        Ok(Self { inference, data, cache_digest })
+    }
+
+    /// The join's account.
+    pub fn join_report(&self) -> &JoinReport {
+        &self.data.report
+    }
+
+    fn identity(&self, options: &RunOptions) -> RunIdentity {
+        RunIdentity {
+            variant: options.variant.to_string(),
+            seed: options.seed,
+            cache: self.cache_digest.to_string(),
+            data: self.data.corpus.digest(),
+            config: self.inference.config.identity(),
+        }
+    }
+
+    /// Trains one variant with one seed in a folder of its own, going on from the folder's last checkpoint if it holds
+    /// one of this run. A finished run is not done again.
+    ///
+    /// # Errors
+    /// The folder holds another run or cannot be written; the run diverged.
+    pub fn train(&self, options: &RunOptions, stop: &Stop, told: bool) -> Result<Outcome, Error> {
+        let folder = &options.folder;
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        let _lock = lock(folder)?;
+        let checkpoints = Checkpoints::of(folder);
+        let identity = self.identity(options);
+        let result_path = folder.join(RESULT_FILE);
+        if options.restart {
+            clear(folder, &checkpoints)?;
+        }
+        if result_path.exists() {
+            let result: RunResult = read_json(&result_path)?;
+            identity.check_same(&result.run, folder)?;
+            return Ok(Outcome::Finished(Box::new(result)));
+        }
+        let resume = if checkpoints.exist() { Some(checkpoints.load(Which::Last)?) } else { None };
+        let mut trainer = self.trainer(options, identity.clone(), resume.as_ref())?;
+        let before = resume.map_or(0, |checkpoint| checkpoint.state.position.step);
+        if before > 0 {
+            tracing::info!("going on after step {before}");
+        }
+        let num_steps = self.num_steps(options);
+        let mut progress = if told { Progress::new("steps", num_steps, before) } else { Progress::silent() };
+        let validation = &self.data.corpus.validation;
+        let ending = trainer.run(stop, &mut progress, |student| {
+            let scores = self.inference.scores(student, validation)?;
+            Ok(scores.expect("validation rows are labelled"))
+        })?;
+        drop(progress);
+        match ending {
+            Ending::Stopped { step } => Ok(Outcome::Stopped { step }),
+            Ending::Finished => {
+                let result = self.finish(identity, folder)?;
+                write_json(&result_path, &result)?;
+                Ok(Outcome::Finished(Box::new(result)))
+            }
+        }
+    }
+
+    fn supervision(&self, variant: Variant) -> Supervision {
+        let run = &self.inference.config.run;
+        Supervision::new(variant, &run.objective, run.training.schedule)
+    }
+
+    fn num_steps(&self, options: &RunOptions) -> u64 {
+        let training = &self.inference.config.run.training;
+        let passes = passes(self.supervision(options.variant), training).len() as u64;
+        passes * self.data.corpus.train.len().div_ceil(training.batch_size.get()) as u64
+    }
+
+    /// A trainer at the run's start or at a checkpoint. Public for tests that look inside a run.
+    ///
+    /// # Errors
+    /// The student cannot be built, or the checkpoint is of another run.
+    pub fn trainer(
+        &self,
+        options: &RunOptions,
+        identity: RunIdentity,
+        resume: Option<&Checkpoint>,
+    ) -> Result<Trainer<'_>, Error> {
+        let run = &self.inference.config.run;
+        let training = &run.training;
+        let randomness = Randomness::new(options.seed);
+        let supervision = self.supervision(options.variant);
+        let device = self.inference.device.clone().autodiff();
+        let heads = run.aligner.resolve(run.objective.preset(), self.inference.kind());
+        let (base, tokenizer) = (self.inference.config.base(), &self.inference.tokenizer);
+        let student = Student::new(&run.student, base, tokenizer, &heads, randomness, &device)?;
+        let teacher = match supervision {
+            Supervision::Teacher { transform, .. } => Some(self.teacher(&heads, transform, randomness, &device)),
+            Supervision::None | Supervision::AuxiliaryOnly => None,
+        };
+        let lessons = Lessons {
+            objective: Objective::new(run.objective),
+            rows: &self.data.corpus.train,
+            auxiliary: supervision == Supervision::AuxiliaryOnly,
+            gradient_accumulation: training.gradient_accumulation.get(),
+            max_gradient_norm: training.max_gradient_norm.get(),
+            pad_id: tokenizer.pad_id(),
+            padding: self.inference.padding,
+            randomness,
+            device,
+        };
+        let learner = Learner::new(lessons, student, teacher, training.weight_decay.get());
+        let settings = self.settings(supervision, randomness, identity);
+        Trainer::new(settings, learner, &options.folder, resume)
+    }
+
+    fn teacher(
+        &self,
+        heads: &HeadsConfig,
+        transform: FeatureTransform,
+        randomness: Randomness,
+        device: &Device,
+    ) -> TeacherSide {
+        let features = self.data.features.transformed(transform, randomness);
+        device.seed(randomness.device_seed(Purpose::AlignerWeights, 0));
+        let aligner = heads.init_aligner(features.width(), device);
+        TeacherSide::new(aligner, features, &self.inference.config.run.training)
+    }
+
+    fn settings(&self, supervision: Supervision, randomness: Randomness, identity: RunIdentity) -> Loop {
+        let run = &self.inference.config.run;
+        let training = &run.training;
+        let passes = passes(supervision, training);
+        let (num_rows, batch_size) = (self.data.corpus.train.len(), training.batch_size.get());
+        let steps_per_pass = num_rows.div_ceil(batch_size) as u64;
+        let rate = |peak: f64, num_passes: usize| {
+            let num_steps = num_passes as u64 * steps_per_pass;
+            LearningRate::new(peak, training.learning_rate_schedule, training.warmup_share.get(), num_steps)
+        };
+        let with_student = passes.iter().filter(|pass| pass.trained.has_student()).count();
+        let with_aligner = passes.iter().filter(|pass| pass.trained.has_aligner()).count();
+        Loop {
+            student_rate: rate(training.student_learning_rate.get(), with_student),
+            aligner_rate: rate(training.aligner_learning_rate.get(), with_aligner),
+            passes,
+            num_rows,
+            batch_size,
+            checkpoint_every: run.output.checkpoint_every_steps.map(std::num::NonZeroU64::get),
+            randomness,
+            metric: metric_name(self.inference.task.metric()),
+            identity,
+        }
+    }
+
+    /// Reads the test split, for the first and only time, with the checkpoint that the validation split chose.
+    fn finish(&self, run: RunIdentity, folder: &Path) -> Result<RunResult, Error> {
+        let (student, checkpoint) = self.inference.student(folder, Which::Best)?;
+        let test = match &self.data.corpus.test {
+            Some(rows) => self.inference.scores(&student, rows)?,
+            None => None,
+        };
+        let best = checkpoint.state.best.expect("the best checkpoint was written after an evaluation");
+        Ok(RunResult {
+            run,
+            metric: metric_name(self.inference.task.metric()).to_owned(),
+            validation: best.score,
+            test: test.as_ref().and_then(|scores| scores.main),
+            test_scores: test.map(|scores| scores.all).unwrap_or_default(),
+            best_epoch: best.epoch,
+            best_step: best.step,
+            num_train_rows: self.data.corpus.train.len(),
+        })
+    }
+}
+
+/// The result of a finished run, if the folder holds one.
+///
+/// # Errors
+/// The file is damaged.
+pub fn read_result(folder: &Path) -> Result<Option<RunResult>, Error> {
+    let path = folder.join(RESULT_FILE);
+    if path.exists() { Ok(Some(read_json(&path)?)) } else { Ok(None) }
+}
+
+/// Held while a process trains in the folder; the operating system lets go of it when the process ends.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(LOCK_FILE);
+    let file = File::create(&path).map_err(Error::io(&path, "create"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_owned() }),
+        Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path, "lock")(error)),
+    }
+}
+
+fn clear(folder: &Path, checkpoints: &Checkpoints) -> Result<(), Error> {
+    checkpoints.clear()?;
+    for name in [RESULT_FILE, STEPS_FILE, EVALUATIONS_FILE] {
+        let path = folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, "remove")(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
