@@ -12,7 +12,7 @@ use super::row::{Column, Row, Rows, Value, bad_row};
 use crate::error::Error;
 
 /// A quoted value that is not closed within this size is taken for a stray quote.
-const MAX_RECORD_BYTES: usize = 16 << 20;
+const MAX_RECORD_BYTES: usize = 1 << 20;
 
 /// The two delimited formats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,43 +122,58 @@ impl Records {
 
     fn record(&mut self, first: &Line) -> Result<Record, Error> {
         let path = self.lines.path().to_owned();
-        let line = first.number;
-        if self.dialect == Dialect::Tsv {
-            let cells = first.text(&path)?.split('\t').map(str::to_owned).collect();
-            return Ok(Record { line, cells });
-        }
-        let mut text = first.text(&path)?.to_owned();
-        let mut more = Vec::new();
-        loop {
-            let problem = match split_csv(&text) {
-                Ok(cells) => return Ok(Record { line, cells }),
-                Err(Quoting::Stray(cell)) => {
-                    format!("cell {cell}: text follows the closing quote")
-                }
-                Err(Quoting::Open(cell)) => match self.next_line()? {
-                    Some(next) if text.len() < MAX_RECORD_BYTES => {
-                        text.push('\n');
-                        let added = next.text(&path).map(|next| text.push_str(next));
-                        more.push(next);
-                        match added {
-                            Ok(()) => continue,
-                            Err(_) => {
-                                format!("cell {cell}: the quote is not closed before invalid UTF-8")
-                            }
-                        }
-                    }
-                    swallowed => {
-                        more.extend(swallowed);
-                        format!("cell {cell}: the quote is not closed")
-                    }
-                },
+        let text = first.text(&path)?;
+        let cells = match self.dialect {
+            Dialect::Tsv => text.split('\t').map(str::to_owned).collect(),
+            Dialect::Csv => self
+                .csv_cells(&path, text)?
+                .map_err(|problem| bad_row(&path, first.number, None, problem))?,
+        };
+        Ok(Record {
+            line: first.number,
+            cells,
+        })
+    }
+
+    /// The cells of a record that starts with the line `first`; the inner error says what is wrong with its quotes.
+    fn csv_cells(
+        &mut self,
+        path: &Path,
+        first: &str,
+    ) -> Result<Result<Vec<String>, String>, Error> {
+        let mut text = first.to_owned();
+        let mut more: Vec<Line> = Vec::new();
+        let mut cells = split_csv(&text);
+        while let Err(Quoting::Open(_)) = cells {
+            let next = if text.len() < MAX_RECORD_BYTES {
+                self.next_line()?
+            } else {
+                None
             };
+            let Some(next) = next else { break };
+            let added = next.text(path).map(|next| {
+                text.push('\n');
+                text.push_str(next);
+                next.contains('"')
+            });
+            more.push(next);
+            match added {
+                Ok(true) => cells = split_csv(&text),
+                // Without another quote the value is open still.
+                Ok(false) => {}
+                Err(_) => break,
+            }
+        }
+        Ok(cells.map_err(|quoting| {
             // The quote is at fault, not the lines after it: they are read again as rows of their own.
             for line in more.into_iter().rev() {
                 self.again.push_front(line);
             }
-            return Err(bad_row(&path, line, None, problem));
-        }
+            match quoting {
+                Quoting::Open(cell) => format!("cell {cell}: the quote is not closed"),
+                Quoting::Stray(cell) => format!("cell {cell}: text follows the closing quote"),
+            }
+        }))
     }
 }
 
