@@ -34,6 +34,7 @@ pub mod record;
 pub mod shard;
 pub mod signal;
 pub mod task;
+mod vectors;
 
 pub use digest::Sha256Digest;
 pub use error::Error;

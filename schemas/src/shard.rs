@@ -8,9 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::AsArray as _;
-use arrow::datatypes::{Float16Type, Float32Type, Schema};
-use half::f16;
+use arrow::datatypes::Schema;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
@@ -28,7 +26,9 @@ use crate::error::Error;
 use crate::example::ExampleId;
 use crate::manifest::{Manifest, ShardEntry, make_readable, sync_folder};
 use crate::record::TeacherRecord;
-use crate::signal::FloatType;
+use crate::vectors::VectorPages;
+
+pub use crate::vectors::VectorValues;
 
 /// Key under which a shard carries the open form of its cache's manifest as JSON, format version included.
 pub const MANIFEST_METADATA_KEY: &str = "armada.manifest";
@@ -161,25 +161,6 @@ fn write_error(folder: &Path, error: ParquetError) -> Error {
         other => std::io::Error::other(other),
     };
     Error::io(folder, "write a shard in", source)
-}
-
-/// The elements of a batch of vectors, row by row.
-#[derive(Clone, PartialEq, Debug)]
-pub enum VectorValues {
-    /// Half precision.
-    F16(Vec<f16>),
-    /// Single precision.
-    F32(Vec<f32>),
-}
-
-impl VectorValues {
-    /// The elements in single precision.
-    pub fn to_f32(&self) -> Vec<f32> {
-        match self {
-            Self::F16(values) => values.iter().map(|value| value.to_f32()).collect(),
-            Self::F32(values) => values.clone(),
-        }
-    }
 }
 
 /// Consecutive rows of one vector signal.
@@ -366,7 +347,7 @@ impl ShardReader {
         signal: &str,
     ) -> Result<impl Iterator<Item = Result<VectorBatch, Error>> + '_, Error> {
         let spec = self.manifest.signal(signal);
-        let (width, dtype) =
+        let shape =
             spec.and_then(crate::SignalSpec::vector)
                 .ok_or_else(|| Error::NoSuchSignal {
                     path: self.path.clone(),
@@ -378,29 +359,30 @@ impl ShardReader {
                         .map(|spec| spec.name().to_owned())
                         .collect(),
                 })?;
-        let batches = self.batches(Some(&[ID_COLUMN, DRAW_COLUMN, signal]))?;
-        let signal = signal.to_owned();
-        Ok(batches.map(move |batch| {
-            let batch = batch.map_err(|error| self.invalid(error.to_string()))?;
-            let read = || -> Result<VectorBatch, String> {
-                let elements = columns::vector_elements(&batch, &signal, width)?;
-                let values = match dtype {
-                    FloatType::F16 => elements
-                        .as_primitive_opt::<Float16Type>()
-                        .map(|halves| VectorValues::F16(halves.values().to_vec())),
-                    FloatType::F32 => elements
-                        .as_primitive_opt::<Float32Type>()
-                        .map(|singles| VectorValues::F32(singles.values().to_vec())),
-                };
-                Ok(VectorBatch {
-                    keys: columns::keys(&batch)?,
-                    width,
-                    values: values.ok_or_else(|| {
-                        format!("column `{signal}` holds {}", elements.data_type())
-                    })?,
-                })
+        let (width, _) = shape;
+        let mut keys = self.keys()?.into_iter();
+        let mut pages = VectorPages::open(&self.path, signal, shape, ROWS_PER_BATCH)
+            .map_err(|problem| self.invalid(problem))?;
+        Ok(std::iter::from_fn(move || {
+            let values = match pages.next() {
+                Some(Ok(values)) => values,
+                Some(Err(problem)) => return Some(Err(self.invalid(problem))),
+                None if keys.len() == 0 => return None,
+                None => {
+                    let missing = keys.by_ref().count();
+                    return Some(Err(self.invalid(format!("{missing} rows have no vector"))));
+                }
             };
-            read().map_err(|problem| self.invalid(problem))
+            let num_rows = values.len() / width;
+            let batch_keys: Vec<_> = keys.by_ref().take(num_rows).collect();
+            if batch_keys.len() < num_rows {
+                return Some(Err(self.invalid("it has more vectors than rows".into())));
+            }
+            Some(Ok(VectorBatch {
+                keys: batch_keys,
+                width,
+                values,
+            }))
         }))
     }
 

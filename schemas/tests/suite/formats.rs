@@ -39,10 +39,10 @@ fn open(folder: &Path) -> Result<Dataset, Error> {
     config(folder, "").open(Path::new(""))
 }
 
-fn read(folder: &Path, split: Split) -> Vec<Example> {
+fn read(folder: &Path, split: &Split) -> Vec<Example> {
     open(folder)
         .unwrap()
-        .read(&split, &mut SkipBadRows::default())
+        .read(split, &mut SkipBadRows::default())
         .unwrap()
 }
 
@@ -79,7 +79,7 @@ fn every_format_gives_the_same_examples() {
     });
     for file in files {
         let folder = folder(&[file]);
-        assert_eq!(read(folder.path(), Split::train()), expected, "{}", file.0);
+        assert_eq!(read(folder.path(), &Split::train()), expected, "{}", file.0);
     }
 }
 
@@ -89,7 +89,7 @@ fn numbers_and_truth_values_of_a_field_are_their_json_text() {
         "train.jsonl",
         br#"{"left": 1.50, "right": true, "label": null}"#,
     )]);
-    let rows = read(folder.path(), Split::train());
+    let rows = read(folder.path(), &Split::train());
     assert_eq!(
         (rows[0].field("left"), rows[0].field("right")),
         (Some("1.5"), Some("true"))
@@ -103,7 +103,7 @@ fn a_quoted_csv_value_may_hold_lines() {
         "dev.csv",
         b"left,right,label\n\"two\nlines\",x,yes\ny,z,no\n",
     )]);
-    let rows = read(folder.path(), Split::validation());
+    let rows = read(folder.path(), &Split::validation());
     assert_eq!(rows[0].field("left"), Some("two\nlines"));
     assert_eq!(rows.len(), 2);
 }
@@ -119,7 +119,7 @@ fn numbered_files_are_read_in_order_and_must_be_complete() {
         ("train-00001-of-00002.parquet", &second),
         ("train-00000-of-00002.parquet", &first),
     ]);
-    let rows = read(both.path(), Split::train());
+    let rows = read(both.path(), &Split::train());
     let lefts: Vec<_> = rows.iter().map(|row| row.field("left").unwrap()).collect();
     assert_eq!(lefts, ["one", "two"]);
 
@@ -227,17 +227,16 @@ fn a_split_that_is_not_there_lists_those_that_are() {
 
 /// Rows of a JSONL file whose keys come in the order of `keys`.
 fn jsonl(rows: &[(String, String, bool)], keys: [usize; 3]) -> String {
-    rows.iter()
-        .map(|(left, right, label)| {
-            let pairs = [
-                format!("\"left\": {}", json!(left)),
-                format!("\"right\": {}", json!(right)),
-                format!("\"label\": {}", u8::from(*label)),
-            ];
-            let ordered = keys.map(|key| pairs[key].as_str());
-            format!("{{{}}}\n", ordered.join(", "))
-        })
-        .collect()
+    let lines = rows.iter().map(|(left, right, label)| {
+        let pairs = [
+            format!("\"left\": {}", json!(left)),
+            format!("\"right\": {}", json!(right)),
+            format!("\"label\": {}", u8::from(*label)),
+        ];
+        let ordered = keys.map(|key| pairs[key].as_str());
+        format!("{{{}}}", ordered.join(", "))
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 proptest! {
@@ -259,8 +258,8 @@ proptest! {
         }
         let here = folder(&[("train.jsonl", jsonl(&rows, [0, 1, 2]).as_bytes())]);
         let there = folder(&[("test.jsonl", jsonl(&shuffled, keys).as_bytes())]);
-        let here = read(here.path(), Split::train());
-        let there = read(there.path(), Split::test());
+        let here = read(here.path(), &Split::train());
+        let there = read(there.path(), &Split::test());
         for (example, (left, right, label)) in here.iter().zip(&rows) {
             prop_assert_eq!(example.field("left"), Some(left.as_str()));
             prop_assert_eq!(example.field("right"), Some(right.as_str()));
@@ -274,12 +273,11 @@ proptest! {
     fn csv_gives_back_any_text(rows in prop::collection::vec(("[^\\r\\x00]{1,16}", "[\",\\n a]{0,16}"), 1..8)) {
         prop_assume!(rows.iter().all(|(left, _)| !left.trim().is_empty()));
         let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-        let mut csv = "left,right\n".to_owned();
-        for (left, right) in &rows {
-            csv += &format!("{},{}\n", quoted(left), quoted(right));
-        }
+        let mut lines = vec!["left,right".to_owned()];
+        lines.extend(rows.iter().map(|(left, right)| format!("{},{}", quoted(left), quoted(right))));
+        let csv = lines.join("\n");
         let folder = folder(&[("train.csv", csv.as_bytes())]);
-        let read: Vec<_> = read(folder.path(), Split::train())
+        let read: Vec<_> = read(folder.path(), &Split::train())
             .iter()
             .map(|row| (row.field("left").unwrap().to_owned(), row.field("right").unwrap().to_owned()))
             .collect();
