@@ -56,7 +56,9 @@ impl Audit {
             }
         }
         if num_repeated > 0 {
-            audit.problems.push(format!("{num_repeated} rows are there more than once"));
+            audit
+                .problems
+                .push(format!("{num_repeated} rows are there more than once"));
         }
         audit.check_frozen();
         audit.num_journalled = num_journalled(folder, &audit.keys)?;
@@ -70,7 +72,10 @@ impl Audit {
         let CacheState::Frozen { shards, .. } = self.manifest.state() else {
             return Ok(present);
         };
-        let listed: Vec<PathBuf> = shards.iter().map(|entry| folder.join(&entry.file)).collect();
+        let listed: Vec<PathBuf> = shards
+            .iter()
+            .map(|entry| folder.join(&entry.file))
+            .collect();
         for path in present.iter().filter(|path| !listed.contains(path)) {
             tracing::warn!("`{}` is not part of the frozen cache", path.display());
         }
@@ -82,8 +87,16 @@ impl Audit {
         let reader = ShardReader::open_unverified(path)?;
         check_same_source(path, reader.manifest(), &self.manifest)?;
         let entry = reader.entry()?;
-        if !entry.file.ends_with(&format!("-{}.parquet", entry.sha256.short())) {
-            let expected = entry.file.rsplit('-').next().unwrap_or_default().trim_end_matches(".parquet");
+        if !entry
+            .file
+            .ends_with(&format!("-{}.parquet", entry.sha256.short()))
+        {
+            let expected = entry
+                .file
+                .rsplit('-')
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches(".parquet");
             return Err(schemas::Error::CorruptShard {
                 path: path.to_owned(),
                 found: entry.sha256,
@@ -94,8 +107,15 @@ impl Audit {
         let keys = reader.keys()?;
         let num_keys = keys.len() as u64;
         if num_keys != entry.num_rows {
-            let problem = format!("its footer counts {} rows, it has {num_keys}", entry.num_rows);
-            return Err(schemas::Error::InvalidShard { path: path.to_owned(), problem }.into());
+            let problem = format!(
+                "its footer counts {} rows, it has {num_keys}",
+                entry.num_rows
+            );
+            return Err(schemas::Error::InvalidShard {
+                path: path.to_owned(),
+                problem,
+            }
+            .into());
         }
         let before = self.keys.len() as u64;
         self.keys.extend(keys);
@@ -107,7 +127,8 @@ impl Audit {
     fn check_frozen(&mut self) {
         if let CacheState::Frozen { shards, .. } = self.manifest.state() {
             let differing = self.shards.iter().filter(|entry| !shards.contains(entry));
-            let problems = differing.map(|entry| format!("`{}` is not what the manifest says", entry.file));
+            let problems =
+                differing.map(|entry| format!("`{}` is not what the manifest says", entry.file));
             self.problems.extend(problems.collect::<Vec<_>>());
         }
     }
@@ -117,11 +138,19 @@ impl Audit {
 ///
 /// # Errors
 /// [`schemas::Error::Io`].
-pub(crate) fn num_journalled(folder: &Path, committed: &HashSet<Key>) -> Result<u64, schemas::Error> {
+pub(crate) fn num_journalled(
+    folder: &Path,
+    committed: &HashSet<Key>,
+) -> Result<u64, schemas::Error> {
     let mut keys: HashSet<Key> = HashSet::new();
     for path in list_segments(folder)? {
         let records = Replay::read(&path)?.records;
-        keys.extend(records.iter().map(|record| (record.id, record.draw)).filter(|key| !committed.contains(key)));
+        keys.extend(
+            records
+                .iter()
+                .map(|record| (record.id, record.draw))
+                .filter(|key| !committed.contains(key)),
+        );
     }
     Ok(keys.len() as u64)
 }

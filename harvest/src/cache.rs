@@ -35,7 +35,8 @@ impl Cache {
     /// # Errors
     /// [`Error::Locked`]; [`Error::Schemas`] where something in the folder cannot be read.
     pub fn lock_or_create(folder: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(folder).map_err(|source| schemas::Error::io(folder, "create", source))?;
+        std::fs::create_dir_all(folder)
+            .map_err(|source| schemas::Error::io(folder, "create", source))?;
         Self::lock(folder)
     }
 
@@ -54,9 +55,18 @@ impl Cache {
         let shards = list_shards(folder)?;
         let known = keys_of(&shards)?;
         let segments = list_segments(folder)?;
-        let numbers = shards.iter().chain(&segments).filter_map(|path| journal::number(path));
+        let numbers = shards
+            .iter()
+            .chain(&segments)
+            .filter_map(|path| journal::number(path));
         let next_number = numbers.max().map_or(0, |number| number + 1);
-        Ok(Self { folder: folder.to_owned(), _lock: lock, manifest, known, next_number })
+        Ok(Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+            manifest,
+            known,
+            next_number,
+        })
     }
 
     /// The folder.
@@ -95,9 +105,15 @@ impl Cache {
         let mut replays = Vec::new();
         for path in list_segments(&self.folder)? {
             let mut replay = Replay::read(&path)?;
-            replay.records.retain(|record| !self.known.contains(&(record.id, record.draw)));
+            replay
+                .records
+                .retain(|record| !self.known.contains(&(record.id, record.draw)));
             if replay.num_torn_bytes > 0 {
-                tracing::warn!("`{}`: cut {} bytes of an unfinished line", path.display(), replay.num_torn_bytes);
+                tracing::warn!(
+                    "`{}`: cut {} bytes of an unfinished line",
+                    path.display(),
+                    replay.num_torn_bytes
+                );
             }
             match (&self.manifest, &replay.manifest) {
                 (Some(ours), Some(theirs)) => check_same_source(&path, theirs, ours)?,
@@ -109,21 +125,25 @@ impl Cache {
         Ok(replays)
     }
 
-    /// Commits replies that a run which did not end left in the journal, one shard a segment, and removes the
-    /// segments. Returns how many rows there were.
+    /// Commits what [`replay`](Self::replay) found, one shard a segment, and removes the segments. Returns how many
+    /// rows there were.
     ///
     /// # Errors
-    /// As [`replay`](Self::replay); [`Error::Schemas`] where a shard cannot be written, in which case the journal stays.
-    pub fn recover(&mut self) -> Result<u64, Error> {
+    /// [`Error::Schemas`] where a shard cannot be written, in which case the journal stays.
+    pub fn recover(&mut self, replays: Vec<Replay>) -> Result<u64, Error> {
         let mut num_recovered = 0;
-        for replay in self.replay()? {
+        for replay in replays {
             if !replay.records.is_empty() {
-                let manifest = self.manifest.clone().expect("a replay with records has a manifest");
+                let manifest = self
+                    .manifest
+                    .clone()
+                    .expect("a replay with records has a manifest");
                 publish(&self.folder, &manifest)?;
                 let number = journal::number(&replay.path).unwrap_or(self.next_number);
                 commit(&self.folder, number, &manifest, &replay.records)?;
                 num_recovered += replay.records.len() as u64;
-                self.known.extend(replay.records.iter().map(|record| (record.id, record.draw)));
+                self.known
+                    .extend(replay.records.iter().map(|record| (record.id, record.draw)));
                 self.manifest = Some(manifest.reopened());
             }
             journal::remove(&replay.path)?;
@@ -170,27 +190,40 @@ pub(crate) fn commit(
 fn take_lock(folder: &Path) -> Result<File, Error> {
     let path = folder.join(LOCK_FILE);
     if !folder.is_dir() {
-        return Err(schemas::Error::NotACache { path: folder.to_owned() }.into());
+        return Err(schemas::Error::NotACache {
+            path: folder.to_owned(),
+        }
+        .into());
     }
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let file = file.map_err(|source| schemas::Error::io(&path, "write", source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            path: folder.to_owned(),
+        }),
         Err(TryLockError::Error(source)) => Err(schemas::Error::io(&path, "lock", source).into()),
     }
 }
 
 /// Removes temporary files of a process that died; under the lock nobody else can own one.
 fn remove_leftovers(folder: &Path) -> Result<(), Error> {
-    let entries = std::fs::read_dir(folder).map_err(|source| schemas::Error::io(folder, "list", source))?;
+    let entries =
+        std::fs::read_dir(folder).map_err(|source| schemas::Error::io(folder, "list", source))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_shard = name.starts_with(".shard-") && name.ends_with(".tmp");
-        let is_manifest = name.strip_prefix(".tmp").is_some_and(|random| random.len() == 6);
+        let is_manifest = name
+            .strip_prefix(".tmp")
+            .is_some_and(|random| random.len() == 6);
         if is_shard || is_manifest {
-            std::fs::remove_file(entry.path()).map_err(|source| schemas::Error::io(&entry.path(), "remove", source))?;
+            std::fs::remove_file(entry.path())
+                .map_err(|source| schemas::Error::io(&entry.path(), "remove", source))?;
         }
     }
     Ok(())
@@ -200,7 +233,11 @@ fn remove_leftovers(folder: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::DifferentSource`], which names the first key that differs.
-pub fn check_same_source(path: &Path, cached: &Manifest, configured: &Manifest) -> Result<(), Error> {
+pub fn check_same_source(
+    path: &Path,
+    cached: &Manifest,
+    configured: &Manifest,
+) -> Result<(), Error> {
     if cached.same_source(configured) {
         return Ok(());
     }
@@ -209,17 +246,33 @@ pub fn check_same_source(path: &Path, cached: &Manifest, configured: &Manifest) 
             "teacher": manifest.teacher, "dataset": manifest.dataset, "draws": manifest.draws, "signals": manifest.signals,
         })
     });
-    let (key, cached, configured) = difference(String::new(), &sides[0], &sides[1]).unwrap_or_default();
-    Err(Error::DifferentSource { path: path.to_owned(), key, cached, configured })
+    let (key, cached, configured) =
+        difference(String::new(), &sides[0], &sides[1]).unwrap_or_default();
+    Err(Error::DifferentSource {
+        path: path.to_owned(),
+        key,
+        cached,
+        configured,
+    })
 }
 
 /// The first place where two JSON values differ, and what stands there.
-fn difference(key: String, one: &serde_json::Value, two: &serde_json::Value) -> Option<(String, String, String)> {
+fn difference(
+    key: String,
+    one: &serde_json::Value,
+    two: &serde_json::Value,
+) -> Option<(String, String, String)> {
     use serde_json::Value;
     if one == two {
         return None;
     }
-    let join = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
+    let join = |part: &str| {
+        if key.is_empty() {
+            part.to_owned()
+        } else {
+            format!("{key}.{part}")
+        }
+    };
     match (one, two) {
         (Value::Object(a), Value::Object(b)) => {
             let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
@@ -227,12 +280,15 @@ fn difference(key: String, one: &serde_json::Value, two: &serde_json::Value) -> 
             names.dedup();
             let null = Value::Null;
             names.into_iter().find_map(|name| {
-                difference(join(name), a.get(name).unwrap_or(&null), b.get(name).unwrap_or(&null))
+                difference(
+                    join(name),
+                    a.get(name).unwrap_or(&null),
+                    b.get(name).unwrap_or(&null),
+                )
             })
         }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            (0..a.len()).find_map(|index| difference(join(&index.to_string()), &a[index], &b[index]))
-        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => (0..a.len())
+            .find_map(|index| difference(join(&index.to_string()), &a[index], &b[index])),
         _ => Some((key, one.to_string(), two.to_string())),
     }
 }

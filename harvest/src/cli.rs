@@ -123,7 +123,11 @@ pub fn report(result: Result<Status, Error>) -> ExitCode {
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
     // There is nobody left to tell where this fails.
     let _ = usage.print();
-    if usage.use_stderr() { Status::UserError.into() } else { Status::Done.into() }
+    if usage.use_stderr() {
+        Status::UserError.into()
+    } else {
+        Status::Done.into()
+    }
 }
 
 /// Writes `error: ...` and `hint: ...` on standard error.

@@ -152,6 +152,7 @@ impl Error {
                 | ErrorKind::PermissionDenied
                 | ErrorKind::StorageFull
                 | ErrorKind::QuotaExceeded
+                | ErrorKind::FileTooLarge
                 | ErrorKind::ReadOnlyFilesystem
                 | ErrorKind::NotADirectory
                 | ErrorKind::IsADirectory => Status::UserError,

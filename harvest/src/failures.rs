@@ -70,7 +70,12 @@ impl Failures {
             }
             _ => {}
         }
-        Ok(Self { path, file: None, num_failed: 0, first: Vec::new() })
+        Ok(Self {
+            path,
+            file: None,
+            num_failed: 0,
+            first: Vec::new(),
+        })
     }
 
     /// Adds one.

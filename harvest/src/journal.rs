@@ -44,13 +44,20 @@ impl Segment {
     pub fn create(folder: &Path, number: u32, manifest: &Manifest) -> Result<Self, Error> {
         let path = folder.join(stem(number)).with_extension(EXTENSION);
         let create = || -> std::io::Result<(File, File)> {
-            let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+            let mut file = OpenOptions::new()
+                .append(true)
+                .create_new(true)
+                .open(&path)?;
             file.write_all(&line(manifest))?;
             let for_sync = file.try_clone()?;
             Ok((file, for_sync))
         };
         let (file, for_sync) = create().map_err(|source| Error::io(&path, "write", source))?;
-        Ok(Self { path, file: Mutex::new(file), for_sync })
+        Ok(Self {
+            path,
+            file: Mutex::new(file),
+            for_sync,
+        })
     }
 
     /// Adds a reply; on return the operating system has it.
@@ -75,7 +82,9 @@ impl Segment {
     /// # Errors
     /// [`Error::Io`].
     pub fn sync(&self) -> Result<(), Error> {
-        self.for_sync.sync_data().map_err(|source| Error::io(&self.path, "synchronise", source))
+        self.for_sync
+            .sync_data()
+            .map_err(|source| Error::io(&self.path, "synchronise", source))
     }
 
     /// Removes the segment, once its replies are committed.
@@ -106,9 +115,8 @@ fn line(content: &impl Serialize) -> Vec<u8> {
 fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     let (digits, rest) = line.split_first_chunk::<8>()?;
     let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
-    let digits = std::str::from_utf8(digits).ok()?;
-    let sum = u32::from_str_radix(digits, 16).ok()?;
-    (sum == crc32fast::hash(json)).then(|| serde_json::from_slice(json).ok())?
+    let is_whole = format!("{:08x}", crc32fast::hash(json)).as_bytes() == digits;
+    is_whole.then(|| serde_json::from_slice(json).ok())?
 }
 
 /// What a segment holds.
@@ -132,14 +140,23 @@ impl Replay {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let read_error = |source| Error::io(path, "read", source);
         let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(read_error)?);
-        let mut replay = Self { path: path.to_owned(), manifest: None, records: Vec::new(), num_torn_bytes: 0 };
+        let mut replay = Self {
+            path: path.to_owned(),
+            manifest: None,
+            records: Vec::new(),
+            num_torn_bytes: 0,
+        };
         let mut line = Vec::new();
         let mut is_first = true;
         while reader.read_until(b'\n', &mut line).map_err(read_error)? > 0 {
             if is_first {
                 replay.manifest = parse(&line);
                 is_first = false;
-                replay.num_torn_bytes += if replay.manifest.is_none() { line.len() as u64 } else { 0 };
+                replay.num_torn_bytes += if replay.manifest.is_none() {
+                    line.len() as u64
+                } else {
+                    0
+                };
             } else {
                 match parse(&line).filter(|_| replay.manifest.is_some()) {
                     Some(record) => replay.records.push(record),
@@ -161,7 +178,10 @@ pub fn list_segments(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let mut segments = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == EXTENSION)
+            {
                 segments.push(path);
             }
         }
@@ -176,13 +196,24 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use schemas::{DatasetIdentity, ExampleId, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity};
+    use schemas::{
+        DatasetIdentity, ExampleId, Provenance, SignalKind, SignalSpec, SignalValue,
+        TeacherIdentity,
+    };
 
     use super::*;
 
     fn manifest() -> Manifest {
-        let teacher = TeacherIdentity { kind: "t".into(), model: "m".into(), settings: serde_json::json!({}) };
-        let dataset = DatasetIdentity { task: "t".into(), fields: vec!["a".into()], prompt: None };
+        let teacher = TeacherIdentity {
+            kind: "t".into(),
+            model: "m".into(),
+            settings: serde_json::json!({}),
+        };
+        let dataset = DatasetIdentity {
+            task: "t".into(),
+            fields: vec!["a".into()],
+            prompt: None,
+        };
         let signal = SignalSpec::new("said", SignalKind::Text, "a text").unwrap();
         Manifest::new(teacher, dataset, 1, vec![signal])
     }
@@ -226,10 +257,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn a_torn_tail_costs_only_the_torn_line(texts in proptest::collection::vec(".{0,40}", 1..6), share in 0.0..1.0) {
+        fn a_torn_tail_costs_only_the_torn_line(texts in proptest::collection::vec(".{0,40}", 1..6), share in any::<proptest::sample::Index>()) {
             let records: Vec<_> = texts.iter().zip(0..).map(|(text, number)| record(number, text)).collect();
             let (_folder, path, ends) = written(&records);
-            let cut = (*ends.last().unwrap() as f64 * share) as usize;
+            let cut = share.index(*ends.last().unwrap());
             OpenOptions::new().write(true).open(&path).unwrap().set_len(cut as u64).unwrap();
             let replay = Replay::read(&path).unwrap();
             let num_whole = ends.iter().filter(|&&end| end <= cut).count();
@@ -239,11 +270,11 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_never_changes_a_record(texts in proptest::collection::vec(".{0,40}", 1..6), share in 0.0..1.0, bit in 0..8_u32) {
+        fn a_flipped_bit_never_changes_a_record(texts in proptest::collection::vec(".{0,40}", 1..6), share in any::<proptest::sample::Index>(), bit in 0..8_u32) {
             let records: Vec<_> = texts.iter().zip(0..).map(|(text, number)| record(number, text)).collect();
             let (_folder, path, _) = written(&records);
             let mut bytes = std::fs::read(&path).unwrap();
-            let at = (bytes.len() as f64 * share) as usize;
+            let at = share.index(bytes.len());
             bytes[at] ^= 1 << bit;
             std::fs::write(&path, bytes).unwrap();
             let replay = Replay::read(&path).unwrap();

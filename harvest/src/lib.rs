@@ -17,7 +17,14 @@
 //! | [`audit`] | what `verify` and `freeze` check |
 //! | [`sketch`] | the drawing library of the built-in teacher |
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test fails by panicking"
+    )
+)]
 
 pub mod audit;
 pub mod cache;

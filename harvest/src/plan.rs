@@ -66,7 +66,8 @@ impl Plan {
         let (prompt, written) = match &config.source {
             Source::Teacher(teacher, _) => {
                 let prompt = match teacher.prompt() {
-                    Some(source) => Template::parse(source, task.fields()).map_err(|problem| Error::InvalidPrompt { problem })?,
+                    Some(source) => Template::parse(source, task.fields())
+                        .map_err(|problem| Error::InvalidPrompt { problem })?,
                     None => task.prompt(),
                 };
                 let written = prompt.source().to_owned();
@@ -92,7 +93,14 @@ impl Plan {
                 }
             },
         };
-        Ok(Self { dataset, identity, prompt, splits, draws: config.draws(), allowed_bad_rows })
+        Ok(Self {
+            dataset,
+            identity,
+            prompt,
+            splits,
+            draws: config.draws(),
+            allowed_bad_rows,
+        })
     }
 
     /// The data set as a manifest names it.
@@ -124,7 +132,11 @@ impl Plan {
     }
 
     fn request(&self, example: &Example, draw: u32) -> Request {
-        Request { id: example.id(), draw, prompt: self.prompt.render(example) }
+        Request {
+            id: example.id(),
+            draw,
+            prompt: self.prompt.render(example),
+        }
     }
 
     /// Reads the whole data set once, before anything is paid for, and compares it with the rows a cache has.
@@ -145,7 +157,9 @@ impl Plan {
                     continue;
                 }
                 for draw in 0..self.draws {
-                    survey.first.get_or_insert_with(|| self.request(example, draw));
+                    survey
+                        .first
+                        .get_or_insert_with(|| self.request(example, draw));
                     survey.num_wanted += 1;
                     if known.contains(&(example.id(), draw)) {
                         num_present += 1;
@@ -159,7 +173,14 @@ impl Plan {
             }
         }
         if survey.num_wanted == 0 {
-            return Err(Error::NoRows { path: self.dataset.source_files().into_iter().next().unwrap_or_default() });
+            return Err(Error::NoRows {
+                path: self
+                    .dataset
+                    .source_files()
+                    .into_iter()
+                    .next()
+                    .unwrap_or_default(),
+            });
         }
         survey.num_extra = known.len() as u64 - num_present;
         survey.skipped = skip.skipped().iter().map(ToString::to_string).collect();
@@ -171,7 +192,11 @@ impl Plan {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn each_pending(&self, mut known: HashSet<Key>, mut send: impl FnMut(Pending) -> bool) -> Result<(), Error> {
+    pub fn each_pending(
+        &self,
+        mut known: HashSet<Key>,
+        mut send: impl FnMut(Pending) -> bool,
+    ) -> Result<(), Error> {
         let mut skip = self.allowance();
         let mut position = 0;
         for split in &self.splits {
@@ -180,7 +205,10 @@ impl Plan {
                     if !known.insert((example.id(), draw)) {
                         continue;
                     }
-                    if !send(Pending { position, request: self.request(&example, draw) }) {
+                    if !send(Pending {
+                        position,
+                        request: self.request(&example, draw),
+                    }) {
                         return Ok(());
                     }
                     position += 1;
@@ -195,8 +223,13 @@ impl Plan {
     /// # Errors
     /// As [`read`](Self::read); [`Error::NoSuchField`].
     pub fn by_key(&self, field: Option<&str>) -> Result<BTreeMap<String, Vec<ExampleId>>, Error> {
-        if let Some(field) = field.filter(|field| !self.identity.fields.iter().any(|name| name == field)) {
-            return Err(Error::NoSuchField { field: field.to_owned(), present: self.identity.fields.clone() });
+        if let Some(field) =
+            field.filter(|field| !self.identity.fields.iter().any(|name| name == field))
+        {
+            return Err(Error::NoSuchField {
+                field: field.to_owned(),
+                present: self.identity.fields.clone(),
+            });
         }
         let mut ids: BTreeMap<String, Vec<ExampleId>> = BTreeMap::new();
         let mut skip = self.allowance();

@@ -28,7 +28,13 @@ impl Progress {
             let style = ProgressStyle::with_template(style).expect("the template is a literal");
             BARS.add(ProgressBar::new(num_rows)).with_style(style)
         });
-        Self { bar, num_rows, num_settled: 0, started: Instant::now(), last_line: Instant::now() }
+        Self {
+            bar,
+            num_rows,
+            num_settled: 0,
+            started: Instant::now(),
+            last_line: Instant::now(),
+        }
     }
 
     /// One more row is answered or failed.
@@ -46,8 +52,12 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
         let per_second = self.num_settled as f64 / seconds;
         let left = self.num_rows.saturating_sub(self.num_settled) as f64 / per_second;
-        let left = Duration::try_from_secs_f64(left).map_or_else(|_| "unknown time".to_owned(), human_time);
-        format!("{}/{} rows, {per_second:.1} rows/s, {left} left", self.num_settled, self.num_rows)
+        let left = Duration::try_from_secs_f64(left)
+            .map_or_else(|_| "unknown time".to_owned(), human_time);
+        format!(
+            "{}/{} rows, {per_second:.1} rows/s, {left} left",
+            self.num_settled, self.num_rows
+        )
     }
 }
 
@@ -92,7 +102,7 @@ mod tests {
     fn times_and_sizes_read_well() {
         assert_eq!(human_time(Duration::from_millis(4_200)), "4.2s");
         assert_eq!(human_time(Duration::from_secs(200)), "3m 20s");
-        assert_eq!(human_time(Duration::from_secs(7_500)), "2h 5m");
+        assert_eq!(human_time(Duration::from_mins(125)), "2h 5m");
         assert_eq!(human_bytes(999), "999 B");
         assert_eq!(human_bytes(4_710_400), "4.7 MB");
         assert_eq!(human_bytes(999_990_000), "1.0 GB");

@@ -21,7 +21,9 @@ impl TryFrom<String> for SecretName {
         if starts_well && name.chars().all(valid) {
             return Ok(Self(name));
         }
-        Err("expected the name of an environment variable (capital letters, digits and `_`), never the secret itself")
+        Err(
+            "expected the name of an environment variable (capital letters, digits and `_`), never the secret itself",
+        )
     }
 }
 
@@ -81,7 +83,10 @@ mod tests {
     #[test]
     fn a_secret_prints_as_redacted() {
         let secret = Secret::new("sk-123");
-        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "REDACTED REDACTED Some(REDACTED)");
+        assert_eq!(
+            format!("{secret} {secret:?} {:?}", Some(&secret)),
+            "REDACTED REDACTED Some(REDACTED)"
+        );
         assert_eq!(secret.redact("bad key sk-123."), "bad key REDACTED.");
     }
 
@@ -89,6 +94,11 @@ mod tests {
     fn a_secret_in_place_of_a_name_is_refused_without_repeating_it() {
         let refusal = SecretName::try_from("sk-123".to_owned()).unwrap_err();
         assert!(!refusal.contains("sk-123"));
-        assert_eq!(SecretName::try_from("OPENAI_API_KEY".to_owned()).unwrap().as_str(), "OPENAI_API_KEY");
+        assert_eq!(
+            SecretName::try_from("OPENAI_API_KEY".to_owned())
+                .unwrap()
+                .as_str(),
+            "OPENAI_API_KEY"
+        );
     }
 }

@@ -26,7 +26,10 @@ impl Stop {
     /// Waits until the flag is up.
     pub async fn requested(&self) {
         let mut receiver = self.0.subscribe();
-        receiver.wait_for(|raised| *raised).await.expect("`self` keeps the channel open");
+        receiver
+            .wait_for(|raised| *raised)
+            .await
+            .expect("`self` keeps the channel open");
     }
 
     /// A flag that the first Ctrl-C or SIGTERM raises; the second one ends the process at once with status 3, which
@@ -36,7 +39,9 @@ impl Stop {
         let raised = stop.clone();
         tokio::spawn(async move {
             signal().await;
-            tracing::warn!("stopping: waiting for the requests in flight; once more to stop at once");
+            tracing::warn!(
+                "stopping: waiting for the requests in flight; once more to stop at once"
+            );
             raised.request();
             signal().await;
             tracing::warn!("stopped at once; the next run starts from the journal");
@@ -58,5 +63,7 @@ async fn signal() {
 
 #[cfg(not(unix))]
 async fn signal() {
-    tokio::signal::ctrl_c().await.expect("the runtime has signal handling");
+    tokio::signal::ctrl_c()
+        .await
+        .expect("the runtime has signal handling");
 }

@@ -36,23 +36,49 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
     let survey = look_at_cache(&folder, &plan, &teacher, &config)?;
     warn_of_skipped(&survey);
 
-    let example = survey.first_missing.first().or(survey.first.as_ref()).expect("a survey has a row");
+    let example = survey
+        .first_missing
+        .first()
+        .or(survey.first.as_ref())
+        .expect("a survey has a row");
     let asked = Instant::now();
     let reply = runtime()?.block_on(teacher.query(example))?;
     let latency = asked.elapsed();
     let manifest = new_manifest(&plan, teacher.describe(), &reply, &config.cache)?;
 
-    let in_flight = run_config.concurrency.get().min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
+    let in_flight = run_config
+        .concurrency
+        .get()
+        .min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
     let bytes = survey.num_wanted * row_bytes(&manifest, &reply);
     let time = latency.mul_f64(survey.num_missing as f64 / in_flight as f64);
-    let mut lines = vec![("teacher", format!("{} {}", manifest.teacher.kind, manifest.teacher.model))];
-    lines.extend(manifest.signals.iter().map(|signal| ("signal", describe_signal(signal))));
-    lines.extend(survey.rows.iter().map(|(split, num_rows)| ("rows", format!("{num_rows} {split}"))));
+    let mut lines = vec![(
+        "teacher",
+        format!("{} {}", manifest.teacher.kind, manifest.teacher.model),
+    )];
+    lines.extend(
+        manifest
+            .signals
+            .iter()
+            .map(|signal| ("signal", describe_signal(signal))),
+    );
+    lines.extend(
+        survey
+            .rows
+            .iter()
+            .map(|(split, num_rows)| ("rows", format!("{num_rows} {split}"))),
+    );
     lines.extend([
         ("duplicates", survey.num_duplicates.to_string()),
-        ("there", (survey.num_wanted - survey.num_missing).to_string()),
+        (
+            "there",
+            (survey.num_wanted - survey.num_missing).to_string(),
+        ),
         ("requests", survey.num_missing.to_string()),
-        ("bytes", format!("{bytes} ({} before compression)", human_bytes(bytes))),
+        (
+            "bytes",
+            format!("{bytes} ({} before compression)", human_bytes(bytes)),
+        ),
         ("time", describe_time(time, latency, in_flight)),
     ]);
     print(&lines);
@@ -60,11 +86,20 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
 }
 
 fn describe_time(time: Duration, latency: Duration, in_flight: usize) -> String {
-    format!("{} ({:.1} ms a reply, {in_flight} in flight)", human_time(time), latency.as_secs_f64() * 1e3)
+    format!(
+        "{} ({:.1} ms a reply, {in_flight} in flight)",
+        human_time(time),
+        latency.as_secs_f64() * 1e3
+    )
 }
 
 /// Compares the data set with what the cache has, the journal included; takes no lock.
-fn look_at_cache(folder: &Path, plan: &Plan, teacher: &Arc<dyn Teacher>, config: &Config) -> Result<Survey, Error> {
+fn look_at_cache(
+    folder: &Path,
+    plan: &Plan,
+    teacher: &Arc<dyn Teacher>,
+    config: &Config,
+) -> Result<Survey, Error> {
     if !folder.is_dir() {
         return plan.survey(&std::collections::HashSet::new());
     }
@@ -78,7 +113,12 @@ fn look_at_cache(folder: &Path, plan: &Plan, teacher: &Arc<dyn Teacher>, config:
     }
     let mut known = keys_of(&list_shards(folder)?)?;
     for segment in list_segments(folder)? {
-        known.extend(Replay::read(&segment)?.records.iter().map(|record| (record.id, record.draw)));
+        known.extend(
+            Replay::read(&segment)?
+                .records
+                .iter()
+                .map(|record| (record.id, record.draw)),
+        );
     }
     plan.survey(&known)
 }

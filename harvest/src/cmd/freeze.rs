@@ -17,7 +17,8 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
     Manifest::open(&folder)?;
     let mut cache = Cache::lock(&folder)?;
     if args.allow_missing {
-        cache.recover()?;
+        let replays = cache.replay()?;
+        cache.recover(replays)?;
     }
     let audit = Audit::of(&folder, plan.as_ref())?;
     let mut problems = audit.problems;
@@ -26,21 +27,32 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
         problems.push("it has no rows".into());
     }
     if audit.num_journalled > 0 {
-        problems.push(format!("{} replies are only in the journal", audit.num_journalled));
+        problems.push(format!(
+            "{} replies are only in the journal",
+            audit.num_journalled
+        ));
         hint = Some("`harvest run` commits what is in the journal".to_owned());
     }
     match &audit.coverage {
-        None => tracing::info!("rows were not compared with the data set: name the configuration for that"),
+        None => tracing::info!(
+            "rows were not compared with the data set: name the configuration for that"
+        ),
         Some(survey) => {
             warn_of_skipped(survey);
             if survey.num_missing > 0 && !args.allow_missing {
                 problems.push(describe_missing(survey));
-                hint = Some("`harvest run` asks for them; --allow-missing freezes without them".to_owned());
+                hint = Some(
+                    "`harvest run` asks for them; --allow-missing freezes without them".to_owned(),
+                );
             }
         }
     }
     if !problems.is_empty() {
-        return Err(Error::NotFit { path: folder, problems, hint });
+        return Err(Error::NotFit {
+            path: folder,
+            problems,
+            hint,
+        });
     }
     let mut manifest = audit.manifest;
     if manifest.digest().is_none() {

@@ -25,16 +25,24 @@ struct Target {
 impl Target {
     fn find(args: &TargetArgs) -> Result<Self, Error> {
         if args.target.is_dir() {
-            return Ok(Self { folder: args.target.clone(), plan: None });
+            return Ok(Self {
+                folder: args.target.clone(),
+                plan: None,
+            });
         }
         let config = Config::read(&args.target)?;
         let plan = Plan::open(&config, args.skip_bad_rows)?;
-        Ok(Self { folder: config.cache_folder(), plan: Some(plan) })
+        Ok(Self {
+            folder: config.cache_folder(),
+            plan: Some(plan),
+        })
     }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Runtime::new().map_err(|source| schemas::Error::io("tokio".as_ref(), "start the threads of", source).into())
+    tokio::runtime::Runtime::new().map_err(|source| {
+        schemas::Error::io("tokio".as_ref(), "start the threads of", source).into()
+    })
 }
 
 fn describe_signal(signal: &SignalSpec) -> String {
@@ -46,14 +54,22 @@ fn describe_signal(signal: &SignalSpec) -> String {
         SignalKind::Image => "image",
     };
     match signal.vector() {
-        Some((width, dtype)) => format!("{}: {kind}, {width} x {}", signal.name(), format!("{dtype:?}").to_lowercase()),
+        Some((width, dtype)) => format!(
+            "{}: {kind}, {width} x {}",
+            signal.name(),
+            format!("{dtype:?}").to_lowercase()
+        ),
         None => format!("{}: {kind}", signal.name()),
     }
 }
 
 fn warn_of_skipped(survey: &Survey) {
     if !survey.skipped.is_empty() {
-        tracing::warn!("skipped {} bad rows: {}", survey.skipped.len(), survey.skipped.join("; "));
+        tracing::warn!(
+            "skipped {} bad rows: {}",
+            survey.skipped.len(),
+            survey.skipped.join("; ")
+        );
     }
 }
 
@@ -62,7 +78,19 @@ fn describe_missing(survey: &Survey) -> String {
         .first_missing
         .iter()
         .take(3)
-        .map(|request| format!("{} draw {} ({})", request.id, request.draw, crate::failures::shorten(&request.prompt, 60)))
+        .map(|request| {
+            format!(
+                "{} draw {} ({})",
+                request.id,
+                request.draw,
+                crate::failures::shorten(&request.prompt, 60)
+            )
+        })
         .collect();
-    format!("{} of {} rows are missing: {}", survey.num_missing, survey.num_wanted, first.join(", "))
+    format!(
+        "{} of {} rows are missing: {}",
+        survey.num_missing,
+        survey.num_wanted,
+        first.join(", ")
+    )
 }

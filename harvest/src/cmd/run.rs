@@ -46,13 +46,35 @@ fn list_failures(folder: &Path, summary: &Summary) {
     if summary.num_failed == 0 {
         return;
     }
-    let mut text = format!("{} rows failed; all are in `{}`", summary.num_failed, folder.join(FAILURES_FILE).display());
+    let mut text = format!(
+        "{} rows failed; all are in `{}`",
+        summary.num_failed,
+        folder.join(FAILURES_FILE).display()
+    );
     for failure in &summary.first_failures {
-        let draw = if failure.draw == 0 { String::new() } else { format!(" draw {}", failure.draw) };
-        let Failure { id, class, tries, message, text: shown, .. } = failure;
-        write!(text, "\n  {id}{draw}  {class}, {tries} tries: {message}\n    text: {shown}").expect("a String takes all");
+        let draw = if failure.draw == 0 {
+            String::new()
+        } else {
+            format!(" draw {}", failure.draw)
+        };
+        let Failure {
+            id,
+            class,
+            tries,
+            message,
+            text: shown,
+            ..
+        } = failure;
+        write!(
+            text,
+            "\n  {id}{draw}  {class}, {tries} tries: {message}\n    text: {shown}"
+        )
+        .expect("a String takes all");
     }
-    complain(&text, Some("mend the rows or the server and run again: only what is missing is asked for"));
+    complain(
+        &text,
+        Some("mend the rows or the server and run again: only what is missing is asked for"),
+    );
 }
 
 /// Failed rows are for the user to mend (1); an end before the last row that kept something is an early stop (3).
@@ -67,6 +89,9 @@ fn end(summary: Summary) -> Result<Status, Error> {
             Ok(Status::StoppedEarly)
         }
         Ending::Refused(error) => Err(Error::Teacher(error)),
-        Ending::AllFailed(last) => Err(Error::AllFailed { num_failed: summary.num_failed, last }),
+        Ending::AllFailed(last) => Err(Error::AllFailed {
+            num_failed: summary.num_failed,
+            last,
+        }),
     }
 }

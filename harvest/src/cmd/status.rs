@@ -19,17 +19,31 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
     let manifest = Manifest::open(&folder)?;
     let shards = list_shards(&folder)?;
     let keys = keys_of(&shards)?;
-    let sizes = shards.iter().map(|path| std::fs::metadata(path).map_err(|source| schemas::Error::io(path, "read", source)));
-    let num_bytes = sizes.collect::<Result<Vec<_>, _>>()?.iter().map(std::fs::Metadata::len).sum::<u64>();
+    let sizes = shards.iter().map(|path| {
+        std::fs::metadata(path).map_err(|source| schemas::Error::io(path, "read", source))
+    });
+    let num_bytes = sizes
+        .collect::<Result<Vec<_>, _>>()?
+        .iter()
+        .map(std::fs::Metadata::len)
+        .sum::<u64>();
     let (state, digest) = match manifest.state() {
         CacheState::Open => ("open", None),
         CacheState::Frozen { digest, .. } => ("frozen", Some(digest)),
     };
     let mut lines = vec![
         ("cache", folder.display().to_string()),
-        ("teacher", format!("{} {}", manifest.teacher.kind, manifest.teacher.model)),
+        (
+            "teacher",
+            format!("{} {}", manifest.teacher.kind, manifest.teacher.model),
+        ),
     ];
-    lines.extend(manifest.signals.iter().map(|signal| ("signal", describe_signal(signal))));
+    lines.extend(
+        manifest
+            .signals
+            .iter()
+            .map(|signal| ("signal", describe_signal(signal))),
+    );
     lines.extend([
         ("rows", keys.len().to_string()),
         ("journalled", num_journalled(&folder, &keys)?.to_string()),

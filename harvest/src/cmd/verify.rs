@@ -27,10 +27,19 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
         }
     }
     lines.push(("problems", problems.len().to_string()));
-    lines.extend(audit.manifest.digest().map(|digest| ("digest", digest.to_string())));
+    lines.extend(
+        audit
+            .manifest
+            .digest()
+            .map(|digest| ("digest", digest.to_string())),
+    );
     print(&lines);
     for problem in &problems {
         complain(problem, None);
     }
-    Ok(if problems.is_empty() { Status::Done } else { Status::UserError })
+    Ok(if problems.is_empty() {
+        Status::Done
+    } else {
+        Status::UserError
+    })
 }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    CacheConfig, Config, ConfigError, EmbeddingsConfig, ImportConfig, ImportKind, NpyConfig, ParquetConfig, RunConfig,
-    SketchConfig, Source, TeacherConfig, TeacherKind,
+    CacheConfig, Config, ConfigError, EmbeddingsConfig, ImportConfig, ImportKind, NpyConfig,
+    ParquetConfig, RunConfig, SketchConfig, Source, TeacherConfig, TeacherKind,
 };
 
 /// First reading: only what decides the types of the second, which knows every key and where it stands.
@@ -49,7 +49,10 @@ struct Document<'a> {
 }
 
 pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     Document { path, text: &text }.parse()
 }
 
@@ -65,29 +68,48 @@ impl Document<'_> {
                 ImportKind::Npy => self.import::<NpyConfig>(ImportConfig::Npy),
                 ImportKind::Parquet => self.import::<ParquetConfig>(ImportConfig::Parquet),
             },
-            (Some(_), Some(_)) => Err(self.refuse(None, "it has both [teacher] and [import]; one cache has one source")),
+            (Some(_), Some(_)) => Err(self.refuse(
+                None,
+                "it has both [teacher] and [import]; one cache has one source",
+            )),
             (None, None) => Err(self.refuse(None, "it has neither [teacher] nor [import]")),
         }
     }
 
-    fn run<T: DeserializeOwned>(&self, wrap: fn(T) -> TeacherConfig) -> Result<Config, ConfigError> {
+    fn run<T: DeserializeOwned>(
+        &self,
+        wrap: fn(T) -> TeacherConfig,
+    ) -> Result<Config, ConfigError> {
         let document: RunDocument<T> = self.deserialize()?;
         let source = Source::Teacher(wrap(document.teacher), document.run);
         Ok(self.config(document.dataset, source, document.cache))
     }
 
-    fn import<I: DeserializeOwned>(&self, wrap: fn(I) -> ImportConfig) -> Result<Config, ConfigError> {
+    fn import<I: DeserializeOwned>(
+        &self,
+        wrap: fn(I) -> ImportConfig,
+    ) -> Result<Config, ConfigError> {
         let document: ImportDocument<I> = self.deserialize()?;
-        Ok(self.config(document.dataset, Source::Import(wrap(document.import)), document.cache))
+        Ok(self.config(
+            document.dataset,
+            Source::Import(wrap(document.import)),
+            document.cache,
+        ))
     }
 
     fn config(&self, dataset: DatasetConfig, source: Source, cache: CacheConfig) -> Config {
         let base = self.path.parent().unwrap_or(Path::new("")).to_owned();
-        Config { base, dataset, source, cache }
+        Config {
+            base,
+            dataset,
+            source,
+            cache,
+        }
     }
 
     fn deserialize<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(self.text).map_err(|error| self.refuse(error.span(), &without_value(error.message())))
+        toml::from_str(self.text)
+            .map_err(|error| self.refuse(error.span(), &without_value(error.message())))
     }
 
     fn refuse(&self, span: Option<Range<usize>>, problem: &str) -> ConfigError {

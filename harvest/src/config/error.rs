@@ -47,9 +47,9 @@ impl ConfigError {
         match self {
             Self::Read { .. } => Some("name a TOML file, such as data/scenes/harvest.toml".into()),
             Self::Refused { .. } => Some("docs/harvest.md describes every key".into()),
-            Self::OtherSort { .. } => {
-                Some("`harvest run` reads [teacher] and [run]; `harvest import` reads [import]".into())
-            }
+            Self::OtherSort { .. } => Some(
+                "`harvest run` reads [teacher] and [run]; `harvest import` reads [import]".into(),
+            ),
         }
     }
 }

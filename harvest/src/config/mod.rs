@@ -250,7 +250,10 @@ impl TryFrom<String> for FilePattern {
 impl FilePattern {
     /// The path of a row's file, relative to the folder.
     pub fn file(&self, split: &Split, index: usize) -> PathBuf {
-        self.0.replace("{split}", split.as_str()).replace("{index}", &index.to_string()).into()
+        self.0
+            .replace("{split}", split.as_str())
+            .replace("{index}", &index.to_string())
+            .into()
     }
 }
 

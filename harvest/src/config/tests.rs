@@ -1,0 +1,165 @@
+use super::*;
+
+/// The keys of a section, as serde lists them when it refuses an unknown one.
+fn keys<T: serde::de::DeserializeOwned>() -> Vec<String> {
+    let error = toml::from_str::<T>("no_such_key = 1").err().unwrap();
+    let (_, expected) = error.message().split_once("expected ").unwrap();
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_key_is_in_the_reference_under_its_section() {
+    let reference = include_str!("../../../docs/harvest.md");
+    for (heading, keys) in [
+        ("### `[dataset]`", keys::<DatasetConfig>()),
+        (
+            "### `[teacher]` with `kind = \"sketch\"`",
+            keys::<SketchConfig>(),
+        ),
+        (
+            "### `[teacher]` with `kind = \"embeddings\"`",
+            keys::<EmbeddingsConfig>(),
+        ),
+        ("### `[cache]`", keys::<CacheConfig>()),
+        ("### `[run]`", keys::<RunConfig>()),
+        ("### `[import]` with `kind = \"npy\"`", keys::<NpyConfig>()),
+        (
+            "### `[import]` with `kind = \"parquet\"`",
+            keys::<ParquetConfig>(),
+        ),
+    ] {
+        assert!(keys.len() > 2, "{heading}: {keys:?}");
+        let section = reference
+            .split_once(heading)
+            .unwrap_or_else(|| panic!("{heading} is missing"))
+            .1;
+        let section = section.split("\n### ").next().unwrap();
+        let documented: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        for key in &keys {
+            assert!(
+                documented.contains(&key.as_str()),
+                "{heading} lacks `{key}`"
+            );
+        }
+        for key in documented {
+            assert!(
+                keys.iter().any(|known| known == key),
+                "{heading} describes `{key}`, which is no key"
+            );
+        }
+    }
+}
+
+fn read(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::read(&path).map_err(|error| {
+        error
+            .to_string()
+            .replace(&format!("{}/", folder.path().display()), "")
+    })
+}
+
+const DATASET_AND_CACHE: &str = "[dataset]\npath = \".\"\n[cache]\npath = \"c\"\n";
+
+#[test]
+fn defaults_are_those_of_the_reference() {
+    let config = read(&format!(
+        "{DATASET_AND_CACHE}[teacher]\nkind = \"sketch\"\n"
+    ))
+    .unwrap();
+    assert_eq!(
+        (config.cache.dtype, config.cache.rows_per_shard.get()),
+        (FloatType::F16, 10_000)
+    );
+    let Source::Teacher(TeacherConfig::Sketch(sketch), run) = &config.source else {
+        panic!("it is a sketch")
+    };
+    assert!(!sketch.image && sketch.prompt.is_none() && run.splits.is_none());
+    assert_eq!(
+        (run.concurrency.get(), run.draws.get(), run.max_tries.get()),
+        (8, 1, 5)
+    );
+    assert_eq!(config.cache_folder(), config.base.join("c"));
+}
+
+#[test]
+fn refusals_name_line_and_key() {
+    for (section, refusal) in [
+        (
+            "[teacher]\nkind = \"sketch\"\nwidth = 3\n",
+            "a.toml:7: `teacher.width`: unknown field `width`, expected one of `kind`, `prompt`, `image`",
+        ),
+        (
+            "[teacher]\nkind = \"oracle\"\n",
+            "a.toml:6: `teacher.kind`: unknown variant `oracle`, expected `sketch` or `embeddings`",
+        ),
+        (
+            "[teacher]\nkind = \"sketch\"\n[run]\ndraws = 0\n",
+            "a.toml:8: `run.draws`: invalid value: integer `0`, expected a nonzero u32",
+        ),
+        (
+            "[teacher]\nkind = \"embeddings\"\nurl = \"ftp://a\"\nmodel = \"m\"\n",
+            "a.toml:7: `teacher.url`: expected an address that starts with http:// or https://",
+        ),
+        (
+            "[teacher]\nkind = \"embeddings\"\nurl = \"http://a:b@c/v1\"\nmodel = \"m\"\n",
+            "a.toml:7: `teacher.url`: an address carries no user or password: name a variable in `api_key_env`",
+        ),
+        (
+            "[teacher]\nkind = \"embeddings\"\nurl = \"http://a\"\n",
+            "a.toml:5: `teacher`: missing field `model`",
+        ),
+        (
+            "[import]\nkind = \"npy\"\npath = \"f\"\nmodel = \"m\"\npattern = \"../{index}.npy\"\n",
+            "a.toml:9: `import.pattern`: the pattern leads out of the folder",
+        ),
+        (
+            "[import]\nkind = \"npy\"\npath = \"f\"\nmodel = \"m\"\n[run]\n",
+            "a.toml:9: `run`: unknown field `run`, expected one of `dataset`, `import`, `cache`",
+        ),
+        (
+            "",
+            "a.toml:1: `dataset`: it has neither [teacher] nor [import]",
+        ),
+    ] {
+        assert_eq!(
+            read(&format!("{DATASET_AND_CACHE}{section}")).unwrap_err(),
+            refusal
+        );
+    }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_never_repeated() {
+    for key in [
+        "api_key = \"sk-SECRET\"",
+        "api_key_env = \"sk-SECRET\"",
+        "timeout_seconds = \"sk-SECRET\"",
+        "dimensions = \"sk-SECRET\"",
+    ] {
+        let section =
+            format!("[teacher]\nkind = \"embeddings\"\nurl = \"http://a\"\nmodel = \"m\"\n{key}\n");
+        let refusal = read(&format!("{DATASET_AND_CACHE}{section}")).unwrap_err();
+        assert!(!refusal.contains("SECRET"), "{refusal}");
+    }
+}
+
+#[test]
+fn patterns_name_files() {
+    let pattern = FilePattern::try_from("{split}_{index}.npy".to_owned()).unwrap();
+    assert_eq!(
+        pattern.file(&Split::train(), 7),
+        PathBuf::from("train_7.npy")
+    );
+    assert!(FilePattern::try_from("{split}.npy".to_owned()).is_err());
+}

@@ -34,8 +34,14 @@ pub struct ImportSummary {
 /// # Errors
 /// [`Error::MissingFeatures`], before anything is written; [`Error::BadFeature`]; [`Error::DifferentSource`] where the
 /// cache came from elsewhere.
-pub fn run(config: &Config, source: &ImportConfig, plan: &Plan, mut cache: Cache) -> Result<ImportSummary, Error> {
-    cache.recover()?;
+pub fn run(
+    config: &Config,
+    source: &ImportConfig,
+    plan: &Plan,
+    mut cache: Cache,
+) -> Result<ImportSummary, Error> {
+    let replays = cache.replay()?;
+    cache.recover(replays)?;
     match source {
         ImportConfig::Npy(npy) => {
             let settings = serde_json::json!({"source": "npy"});
@@ -43,7 +49,8 @@ pub fn run(config: &Config, source: &ImportConfig, plan: &Plan, mut cache: Cache
             npy_folder::import(&config.base.join(&npy.path), npy, plan, sink)
         }
         ImportConfig::Parquet(table) => {
-            let settings = serde_json::json!({"source": "parquet", "feature_column": table.feature_column});
+            let settings =
+                serde_json::json!({"source": "parquet", "feature_column": table.feature_column});
             let sink = Sink::new(cache, plan, &config.cache, &table.model, settings);
             parquet::import(&config.base.join(&table.path), table, plan, sink)
         }
@@ -69,9 +76,11 @@ impl Missing {
         if self.num == 0 {
             return Ok(());
         }
-        Err(Error::MissingFeatures { path: path.to_owned(), num_missing: self.num, num_examples, first: self.first })
+        Err(Error::MissingFeatures {
+            path: path.to_owned(),
+            num_missing: self.num,
+            num_examples,
+            first: self.first,
+        })
     }
 }
-
-#[cfg(test)]
-mod tests;

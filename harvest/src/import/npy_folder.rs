@@ -8,7 +8,12 @@ use crate::config::NpyConfig;
 use crate::error::Error;
 use crate::plan::Plan;
 
-pub(super) fn import(folder: &Path, config: &NpyConfig, plan: &Plan, mut sink: Sink<'_>) -> Result<ImportSummary, Error> {
+pub(super) fn import(
+    folder: &Path,
+    config: &NpyConfig,
+    plan: &Plan,
+    mut sink: Sink<'_>,
+) -> Result<ImportSummary, Error> {
     let mut files = npy_files(folder)?;
     let mut summary = ImportSummary::default();
     let mut missing = Missing::default();
@@ -36,8 +41,12 @@ pub(super) fn import(folder: &Path, config: &NpyConfig, plan: &Plan, mut sink: S
     missing.refuse(folder, summary.num_examples)?;
     for (id, file) in wanted {
         let path = folder.join(file);
-        let bytes = std::fs::read(&path).map_err(|source| schemas::Error::io(&path, "read", source))?;
-        let vector = npy::parse(&bytes).map_err(|problem| Error::BadFeature { path: path.clone(), problem })?;
+        let bytes =
+            std::fs::read(&path).map_err(|source| schemas::Error::io(&path, "read", source))?;
+        let vector = npy::parse(&bytes).map_err(|problem| Error::BadFeature {
+            path: path.clone(),
+            problem,
+        })?;
         sink.add(id, vector, &path)?;
     }
     summary.num_imported = sink.finish()?;

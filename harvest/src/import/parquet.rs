@@ -21,13 +21,24 @@ use crate::plan::Plan;
 /// Characters of an id that are shown.
 const MAX_KEY_CHARS: usize = 60;
 
-pub(super) fn import(path: &Path, config: &ParquetConfig, plan: &Plan, mut sink: Sink<'_>) -> Result<ImportSummary, Error> {
+pub(super) fn import(
+    path: &Path,
+    config: &ParquetConfig,
+    plan: &Plan,
+    mut sink: Sink<'_>,
+) -> Result<ImportSummary, Error> {
     let table = Table { path, config };
     let wanted = plan.by_key(config.id_field.as_deref())?;
-    let mut summary = ImportSummary { num_extra: table.check(&wanted, &sink)?, ..ImportSummary::default() };
+    let mut summary = ImportSummary {
+        num_extra: table.check(&wanted, &sink)?,
+        ..ImportSummary::default()
+    };
     let ids: HashSet<ExampleId> = wanted.values().flatten().copied().collect();
     summary.num_examples = ids.len() as u64;
-    summary.num_known = ids.iter().filter(|&&id| sink.known().contains(&(id, 0))).count() as u64;
+    summary.num_known = ids
+        .iter()
+        .filter(|&&id| sink.known().contains(&(id, 0)))
+        .count() as u64;
     for batch in table.batches(&[&config.id_column, &config.feature_column])? {
         let batch = batch.map_err(|error| table.bad(error.to_string()))?;
         let keys = table.keys(&batch)?;
@@ -35,7 +46,9 @@ pub(super) fn import(path: &Path, config: &ParquetConfig, plan: &Plan, mut sink:
             let Some(ids) = wanted.get(key) else { continue };
             for &id in ids {
                 if !sink.known().contains(&(id, 0)) {
-                    let vector = vector.clone().ok_or_else(|| table.bad(format!("the feature of `{key}` is null")))?;
+                    let vector = vector
+                        .clone()
+                        .ok_or_else(|| table.bad(format!("the feature of `{key}` is null")))?;
                     sink.add(id, vector, path)?;
                 }
             }
@@ -52,11 +65,18 @@ struct Table<'a> {
 
 impl Table<'_> {
     fn bad(&self, problem: String) -> Error {
-        Error::BadFeature { path: self.path.to_owned(), problem }
+        Error::BadFeature {
+            path: self.path.to_owned(),
+            problem,
+        }
     }
 
     /// Reads the ids alone: every example must have one row, no id two. Returns the number of rows nobody wants.
-    fn check(&self, wanted: &BTreeMap<String, Vec<ExampleId>>, sink: &Sink<'_>) -> Result<u64, Error> {
+    fn check(
+        &self,
+        wanted: &BTreeMap<String, Vec<ExampleId>>,
+        sink: &Sink<'_>,
+    ) -> Result<u64, Error> {
         let mut found: HashSet<String> = HashSet::new();
         let mut num_extra = 0;
         for batch in self.batches(&[&self.config.id_column])? {
@@ -64,7 +84,10 @@ impl Table<'_> {
                 if !wanted.contains_key(&key) {
                     num_extra += 1;
                 } else if let Some(repeated) = found.replace(key) {
-                    return Err(self.bad(format!("two rows have the id `{}`", shorten(&repeated, MAX_KEY_CHARS))));
+                    return Err(self.bad(format!(
+                        "two rows have the id `{}`",
+                        shorten(&repeated, MAX_KEY_CHARS)
+                    )));
                 }
             }
         }
@@ -80,36 +103,63 @@ impl Table<'_> {
     }
 
     fn batches(&self, columns: &[&String]) -> Result<ParquetRecordBatchReader, Error> {
-        let file = File::open(self.path).map_err(|source| schemas::Error::io(self.path, "read", source))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| self.bad(error.to_string()))?;
-        let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let file = File::open(self.path)
+            .map_err(|source| schemas::Error::io(self.path, "read", source))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+            .map_err(|error| self.bad(error.to_string()))?;
+        let names: Vec<String> = builder
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
         let mut roots = Vec::new();
         for &column in columns {
             match names.iter().position(|name| name == column) {
                 Some(index) => roots.push(index),
-                None => return Err(self.bad(format!("it has no column `{column}`; its columns are {}", names.join(", ")))),
+                None => {
+                    return Err(self.bad(format!(
+                        "it has no column `{column}`; its columns are {}",
+                        names.join(", ")
+                    )));
+                }
             }
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        builder.with_projection(mask).build().map_err(|error| self.bad(error.to_string()))
+        builder
+            .with_projection(mask)
+            .build()
+            .map_err(|error| self.bad(error.to_string()))
     }
 
     fn keys(&self, batch: &RecordBatch) -> Result<Vec<String>, Error> {
         let name = &self.config.id_column;
         let column = batch.column_by_name(name).expect("the projection holds it");
-        let text = cast(column, &DataType::Utf8).map_err(|error| self.bad(format!("column `{name}`: {error}")))?;
+        let text = cast(column, &DataType::Utf8)
+            .map_err(|error| self.bad(format!("column `{name}`: {error}")))?;
         let text = text.as_string::<i32>();
         let key = |row: usize| text.is_valid(row).then(|| text.value(row).to_owned());
-        let keys = (0..text.len()).map(|row| key(row).ok_or_else(|| self.bad(format!("column `{name}` has a null"))));
+        let keys = (0..text.len())
+            .map(|row| key(row).ok_or_else(|| self.bad(format!("column `{name}` has a null"))));
         keys.collect()
     }
 
     fn vectors(&self, batch: &RecordBatch) -> Result<Vec<Option<Vec<f32>>>, Error> {
         let name = &self.config.feature_column;
         let column = batch.column_by_name(name).expect("the projection holds it");
+        let is_list_of_floats = match column.data_type() {
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                item.data_type().is_floating()
+            }
+            _ => false,
+        };
+        if !is_list_of_floats {
+            let holds = column.data_type();
+            return Err(self.bad(format!("column `{name}` holds {holds}, no lists of floats")));
+        }
         let of_f32 = DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true)));
-        let lists = cast(column, &of_f32);
-        let lists = lists.map_err(|_| self.bad(format!("column `{name}` holds {}, no lists of floats", column.data_type())))?;
+        let lists =
+            cast(column, &of_f32).map_err(|error| self.bad(format!("column `{name}`: {error}")))?;
         let lists = lists.as_list::<i32>();
         let vector = |row: usize| -> Result<Option<Vec<f32>>, Error> {
             if lists.is_null(row) {

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use schemas::{ExampleId, Manifest, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity, TeacherRecord};
+use schemas::{
+    ExampleId, Manifest, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity,
+    TeacherRecord,
+};
 
 use crate::cache::{Cache, Key, check_same_source, commit, publish};
 use crate::config::CacheConfig;
@@ -32,8 +35,20 @@ impl<'a> Sink<'a> {
         model: &str,
         settings: serde_json::Value,
     ) -> Self {
-        let teacher = TeacherIdentity { kind: "import".into(), model: model.to_owned(), settings };
-        Self { cache, plan, config, teacher, manifest: None, rows: Vec::new(), num_imported: 0 }
+        let teacher = TeacherIdentity {
+            kind: "import".into(),
+            model: model.to_owned(),
+            settings,
+        };
+        Self {
+            cache,
+            plan,
+            config,
+            teacher,
+            manifest: None,
+            rows: Vec::new(),
+            num_imported: 0,
+        }
     }
 
     /// Rows that the cache had before this import.
@@ -42,7 +57,12 @@ impl<'a> Sink<'a> {
     }
 
     /// Adds the feature of an example; `origin` is the file it came from.
-    pub(super) fn add(&mut self, id: ExampleId, vector: Vec<f32>, origin: &Path) -> Result<(), Error> {
+    pub(super) fn add(
+        &mut self,
+        id: ExampleId,
+        vector: Vec<f32>,
+        origin: &Path,
+    ) -> Result<(), Error> {
         if self.manifest.is_none() {
             self.manifest = Some(self.begin(vector.len(), origin)?);
         }
@@ -54,7 +74,10 @@ impl<'a> Sink<'a> {
             provenance: Provenance::default(),
         };
         let record = record.fit(&manifest.signals);
-        let record = record.map_err(|error| Error::BadFeature { path: origin.to_owned(), problem: error.to_string() })?;
+        let record = record.map_err(|error| Error::BadFeature {
+            path: origin.to_owned(),
+            problem: error.to_string(),
+        })?;
         self.rows.push(record);
         self.num_imported += 1;
         if self.rows.len() >= self.config.rows_per_shard.get() {
@@ -64,12 +87,25 @@ impl<'a> Sink<'a> {
     }
 
     fn begin(&self, width: usize, origin: &Path) -> Result<Manifest, Error> {
-        let bad = |problem: String| Error::BadFeature { path: origin.to_owned(), problem };
-        let width = u32::try_from(width).map_err(|_| bad(format!("{width} values are too many")))?;
-        let kind = SignalKind::Feature { width, dtype: self.config.dtype };
-        let signal = SignalSpec::new(SIGNAL, kind, "a feature made elsewhere").map_err(|error| bad(error.to_string()))?;
+        let bad = |problem: String| Error::BadFeature {
+            path: origin.to_owned(),
+            problem,
+        };
+        let width =
+            u32::try_from(width).map_err(|_| bad(format!("{width} values are too many")))?;
+        let kind = SignalKind::Feature {
+            width,
+            dtype: self.config.dtype,
+        };
+        let signal = SignalSpec::new(SIGNAL, kind, "a feature made elsewhere")
+            .map_err(|error| bad(error.to_string()))?;
         let dataset = self.plan.identity().clone();
-        let manifest = Manifest::new(self.teacher.clone(), dataset, self.plan.draws(), vec![signal]);
+        let manifest = Manifest::new(
+            self.teacher.clone(),
+            dataset,
+            self.plan.draws(),
+            vec![signal],
+        );
         if let Some(cached) = self.cache.manifest() {
             check_same_source(self.cache.folder(), cached, &manifest)?;
         }

@@ -99,7 +99,8 @@ impl Driver {
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut accepting = true;
         while accepting || !self.asking.is_empty() || !self.committing.is_empty() {
-            let has_room = self.filling.is_some() || self.open.len() + self.committing.len() < MAX_OPEN_SHARDS;
+            let has_room =
+                self.filling.is_some() || self.open.len() + self.committing.len() < MAX_OPEN_SHARDS;
             let may_send = accepting && has_room && self.asking.len() < concurrency;
             tokio::select! {
                 biased;
@@ -124,13 +125,20 @@ impl Driver {
     }
 
     /// Journals the reply that the probe brought before anything else, and opens the manifest for new rows.
-    async fn begin(&mut self, queue: &mut Queue, first: Option<TeacherRecord>) -> Result<(), Error> {
+    async fn begin(
+        &mut self,
+        queue: &mut Queue,
+        first: Option<TeacherRecord>,
+    ) -> Result<(), Error> {
         if let Some(record) = first {
             let shard = self.shard()?;
             shard.segment().append(&record)?;
             shard.sent();
             // The source hands out the request of the probe first, since both follow the order of the data set.
-            let pending = queue.recv().await.expect("the survey found a missing row")?;
+            let pending = queue
+                .recv()
+                .await
+                .expect("the survey found a missing row")?;
             let answer = Answer {
                 shard: self.filling.expect("the first shard takes requests"),
                 position: pending.position,
@@ -166,14 +174,22 @@ impl Driver {
                 Err(error) => Outcome::Failed(request, error),
                 Ok(reply) => keep(request, reply, &manifest, &segment),
             };
-            Answer { shard, position, outcome }
+            Answer {
+                shard,
+                position,
+                outcome,
+            }
         });
         self.close_if_full();
         Ok(())
     }
 
     fn close_if_full(&mut self) {
-        let full = |number| self.open.get(&number).is_some_and(|shard| shard.num_sent() >= self.rows_per_shard);
+        let full = |number| {
+            self.open
+                .get(&number)
+                .is_some_and(|shard| shard.num_sent() >= self.rows_per_shard)
+        };
         if self.filling.is_some_and(full) {
             self.close();
         }
@@ -187,10 +203,12 @@ impl Driver {
     }
 
     fn commit_if_settled(&mut self, number: u32) {
-        if self.filling != Some(number) && self.open.get(&number).is_some_and(OpenShard::is_settled) {
+        if self.filling != Some(number) && self.open.get(&number).is_some_and(OpenShard::is_settled)
+        {
             let shard = self.open.remove(&number).expect("it was just seen");
             let (folder, manifest) = (self.folder.clone(), Arc::clone(&self.manifest));
-            self.committing.spawn_blocking(move || shard.commit(&folder, &manifest));
+            self.committing
+                .spawn_blocking(move || shard.commit(&folder, &manifest));
         }
     }
 
@@ -207,7 +225,10 @@ impl Driver {
                 Some((answer.position, record))
             }
         };
-        self.open.get_mut(&answer.shard).expect("a shard stays open until its last answer").settle(row);
+        self.open
+            .get_mut(&answer.shard)
+            .expect("a shard stays open until its last answer")
+            .settle(row);
         self.commit_if_settled(answer.shard);
         Ok(())
     }
@@ -234,14 +255,23 @@ impl Driver {
     }
 
     async fn sync(&self) -> Result<(), Error> {
-        let segments: Vec<_> = self.open.values().map(|shard| Arc::clone(shard.segment())).collect();
+        let segments: Vec<_> = self
+            .open
+            .values()
+            .map(|shard| Arc::clone(shard.segment()))
+            .collect();
         let sync = move || segments.iter().try_for_each(|segment| segment.sync());
         Ok(tokio::task::spawn_blocking(sync).await??)
     }
 }
 
 /// Journals a reply as soon as it is there.
-fn keep(request: Request, reply: crate::teacher::Reply, manifest: &Manifest, segment: &Segment) -> Outcome {
+fn keep(
+    request: Request,
+    reply: crate::teacher::Reply,
+    manifest: &Manifest,
+    segment: &Segment,
+) -> Outcome {
     let tries = reply.provenance.tries;
     match record(&request, reply).fit(&manifest.signals) {
         Err(error) => {

@@ -85,12 +85,12 @@ pub async fn run(
     mut cache: Cache,
     stop: Stop,
 ) -> Result<Summary, Error> {
-    cache.replay()?;
+    let replays = cache.replay()?;
     if let Some(manifest) = cache.manifest() {
         let expected = expected_manifest(manifest, &plan, teacher.describe(), cache_config)?;
         check_same_source(cache.folder(), manifest, &expected)?;
     }
-    let num_recovered = cache.recover()?;
+    let num_recovered = cache.recover(replays)?;
     let survey = plan.survey(cache.known())?;
     let mut summary = Summary {
         ending: Ending::Complete,
@@ -114,9 +114,18 @@ pub async fn run(
             Err(error) => return Err(error),
         },
     };
-    let concurrency = run_config.concurrency.get().min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
+    let concurrency = run_config
+        .concurrency
+        .get()
+        .min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
     let queue = start_source(plan, &mut cache, 2 * concurrency);
-    let driver = Driver::new(cache, manifest, teacher, cache_config.rows_per_shard.get(), summary)?;
+    let driver = Driver::new(
+        cache,
+        manifest,
+        teacher,
+        cache_config.rows_per_shard.get(),
+        summary,
+    )?;
     driver.run(queue, concurrency, first_record, &stop).await
 }
 
@@ -144,7 +153,12 @@ pub fn new_manifest(
     cache_config: &CacheConfig,
 ) -> Result<Manifest, Error> {
     let signals = teacher.specs(reply, cache_config.dtype)?;
-    Ok(Manifest::new(teacher.identity.clone(), plan.identity().clone(), plan.draws(), signals))
+    Ok(Manifest::new(
+        teacher.identity.clone(),
+        plan.identity().clone(),
+        plan.draws(),
+        signals,
+    ))
 }
 
 /// The manifest that the configuration asks for, with the widths that the cache has: those are known from replies
@@ -158,15 +172,36 @@ pub fn expected_manifest(
     teacher: &Description,
     cache_config: &CacheConfig,
 ) -> Result<Manifest, Error> {
-    let width = |name: &str| cached.signal(name).and_then(schemas::SignalSpec::vector).map_or(1, |(width, _)| width as u32);
-    let signals = teacher.offers.iter().map(|offer| offer.spec(width(offer.name), cache_config.dtype));
+    let width = |name: &str| {
+        cached
+            .signal(name)
+            .and_then(schemas::SignalSpec::vector)
+            .map_or(1, |(width, _)| width as u32)
+    };
+    let signals = teacher
+        .offers
+        .iter()
+        .map(|offer| offer.spec(width(offer.name), cache_config.dtype));
     let signals = signals.collect::<Result<Vec<_>, _>>()?;
-    Ok(Manifest::new(teacher.identity.clone(), plan.identity().clone(), plan.draws(), signals))
+    Ok(Manifest::new(
+        teacher.identity.clone(),
+        plan.identity().clone(),
+        plan.draws(),
+        signals,
+    ))
 }
 
 fn record(request: &Request, reply: Reply) -> TeacherRecord {
-    let Reply { signals, provenance } = reply;
-    TeacherRecord { id: request.id, draw: request.draw, signals, provenance }
+    let Reply {
+        signals,
+        provenance,
+    } = reply;
+    TeacherRecord {
+        id: request.id,
+        draw: request.draw,
+        signals,
+        provenance,
+    }
 }
 
 type Queue = mpsc::Receiver<Result<Pending, Error>>;

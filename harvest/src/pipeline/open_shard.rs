@@ -21,7 +21,13 @@ pub(super) struct OpenShard {
 
 impl OpenShard {
     pub(super) fn new(number: u32, segment: Segment) -> Self {
-        Self { number, segment: Arc::new(segment), rows: Vec::new(), num_sent: 0, num_settled: 0 }
+        Self {
+            number,
+            segment: Arc::new(segment),
+            rows: Vec::new(),
+            num_sent: 0,
+            num_settled: 0,
+        }
     }
 
     pub(super) fn segment(&self) -> &Arc<Segment> {

@@ -79,7 +79,10 @@ impl TeacherError {
 
     /// Whether the request may be sent again.
     pub fn is_retryable(&self) -> bool {
-        let passing = matches!(self.class, ErrorClass::Rate | ErrorClass::Overload | ErrorClass::Transient);
+        let passing = matches!(
+            self.class,
+            ErrorClass::Rate | ErrorClass::Overload | ErrorClass::Transient
+        );
         passing && !self.retry_forbidden
     }
 
@@ -95,8 +98,12 @@ impl TeacherError {
         }
         let hint = match self.class {
             ErrorClass::Rate => "lower `run.concurrency`, or raise `run.max_tries`",
-            ErrorClass::Overload | ErrorClass::Transient => "check the server, then run again: committed rows are kept",
-            ErrorClass::Credentials => "check the variable that `teacher.api_key_env` names and the key's rights",
+            ErrorClass::Overload | ErrorClass::Transient => {
+                "check the server, then run again: committed rows are kept"
+            }
+            ErrorClass::Credentials => {
+                "check the variable that `teacher.api_key_env` names and the key's rights"
+            }
             ErrorClass::Quota => "top up the account, then run again: committed rows are kept",
             ErrorClass::Deterministic | ErrorClass::Interrupted => return None,
         };

@@ -41,8 +41,14 @@ impl Embeddings {
         let key = match &config.api_key_env {
             None => None,
             Some(name) => Some(name.read().ok_or_else(|| {
-                TeacherError::new(ErrorClass::Credentials, format!("the environment variable {} is not set", name.as_str()))
-                    .advise(format!("export {} with the key, or leave `teacher.api_key_env` out", name.as_str()))
+                TeacherError::new(
+                    ErrorClass::Credentials,
+                    format!("the environment variable {} is not set", name.as_str()),
+                )
+                .advise(format!(
+                    "export {} with the key, or leave `teacher.api_key_env` out",
+                    name.as_str()
+                ))
             })?),
         };
         let timeout = Duration::from_secs(config.timeout_seconds.get());
@@ -57,7 +63,11 @@ impl Embeddings {
             meaning: "the embedding of the prompt".into(),
         }];
         Ok(Self {
-            description: Description { identity, offers, max_in_flight: None },
+            description: Description {
+                identity,
+                offers,
+                max_in_flight: None,
+            },
             endpoint: Endpoint::new(&config.url, &["embeddings"], key, timeout)?,
             model: config.model.clone(),
             encoding: config.encoding,
@@ -78,11 +88,18 @@ impl Embeddings {
         let sent = Instant::now();
         let reply = EmbeddingsReply::parse(&self.endpoint.post(&body).await?, 1)?;
         let latency_ms = sent.elapsed().as_secs_f32() * 1e3;
-        let vector = reply.vectors.into_iter().next().expect("one input has one vector");
+        let vector = reply
+            .vectors
+            .into_iter()
+            .next()
+            .expect("one input has one vector");
         if let Some(asked) = self.dimensions
             && vector.len() != asked.get() as usize
         {
-            let problem = format!("the vector has {} values, {asked} dimensions were asked for", vector.len());
+            let problem = format!(
+                "the vector has {} values, {asked} dimensions were asked for",
+                vector.len()
+            );
             return Err(TeacherError::new(ErrorClass::Deterministic, problem)
                 .advise("leave `teacher.dimensions` out where the model offers one width"));
         }

@@ -5,8 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::class::{ErrorClass, TeacherError};
 use super::http::shorten;
@@ -55,8 +55,12 @@ impl EmbeddingsReply {
     /// # Errors
     /// Transient where the text is not the JSON of a whole reply, deterministic where it is and cannot be used.
     pub(super) fn parse(body: &[u8], num_inputs: usize) -> Result<Self, TeacherError> {
-        let Body { data, model, system_fingerprint, usage } =
-            serde_json::from_slice(body).map_err(|error| unreadable(body, &error))?;
+        let Body {
+            data,
+            model,
+            system_fingerprint,
+            usage,
+        } = serde_json::from_slice(body).map_err(|error| unreadable(body, &error))?;
         let unusable = |problem: String| TeacherError::new(ErrorClass::Deterministic, problem);
         let num_items = data.len();
         let mut vectors: Vec<Option<Vec<f32>>> = vec![None; num_inputs];
@@ -64,18 +68,33 @@ impl EmbeddingsReply {
             let index = item.index.unwrap_or(position);
             match vectors.get_mut(index) {
                 Some(slot @ None) => *slot = Some(item.embedding.0),
-                Some(Some(_)) => return Err(unusable(format!("the reply has two vectors with index {index}"))),
-                None => return Err(unusable(format!("the reply has a vector with index {index} for {num_inputs} inputs"))),
+                Some(Some(_)) => {
+                    return Err(unusable(format!(
+                        "the reply has two vectors with index {index}"
+                    )));
+                }
+                None => {
+                    return Err(unusable(format!(
+                        "the reply has a vector with index {index} for {num_inputs} inputs"
+                    )));
+                }
             }
         }
         let vectors = vectors.into_iter().collect::<Option<Vec<_>>>();
-        let vectors = vectors.ok_or_else(|| unusable(format!("the reply has {num_items} vectors for {num_inputs} inputs")))?;
+        let vectors = vectors.ok_or_else(|| {
+            unusable(format!(
+                "the reply has {num_items} vectors for {num_inputs} inputs"
+            ))
+        })?;
         for vector in &vectors {
             if vector.is_empty() {
                 return Err(unusable("the reply has a vector of width 0".into()));
             }
             if let Some(index) = vector.iter().position(|value| !value.is_finite()) {
-                return Err(unusable(format!("value {index} of the vector is {}", vector[index])));
+                return Err(unusable(format!(
+                    "value {index} of the vector is {}",
+                    vector[index]
+                )));
             }
         }
         Ok(Self {
@@ -91,14 +110,25 @@ fn unreadable(body: &[u8], error: &serde_json::Error) -> TeacherError {
     use serde_json::error::Category;
     let text = String::from_utf8_lossy(&body[..body.len().min(2048)]);
     // Python writes these for values that JSON has no word for.
-    let near = body.get(error.column().saturating_sub(10)..).unwrap_or_default();
+    let near = body
+        .get(error.column().saturating_sub(10)..)
+        .unwrap_or_default();
     let near = String::from_utf8_lossy(&near[..near.len().min(20)]).into_owned();
     if error.classify() == Category::Syntax && (near.contains("NaN") || near.contains("Infinity")) {
-        return TeacherError::new(ErrorClass::Deterministic, "the reply holds a value that is not finite");
+        return TeacherError::new(
+            ErrorClass::Deterministic,
+            "the reply holds a value that is not finite",
+        );
     }
     match error.classify() {
-        Category::Data => TeacherError::new(ErrorClass::Deterministic, format!("the reply is no list of embeddings: {error}")),
-        _ => TeacherError::new(ErrorClass::Transient, format!("the reply is not whole JSON ({error}): {}", shorten(&text))),
+        Category::Data => TeacherError::new(
+            ErrorClass::Deterministic,
+            format!("the reply is no list of embeddings: {error}"),
+        ),
+        _ => TeacherError::new(
+            ErrorClass::Transient,
+            format!("the reply is not whole JSON ({error}): {}", shorten(&text)),
+        ),
     }
 }
 
@@ -122,12 +152,20 @@ impl<'de> Visitor<'de> for VectorVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<f32>, E> {
-        let bytes = BASE64.decode(text).map_err(|error| E::custom(format!("the vector's base64: {error}")))?;
+        let bytes = BASE64
+            .decode(text)
+            .map_err(|error| E::custom(format!("the vector's base64: {error}")))?;
         let (chunks, rest) = bytes.as_chunks::<4>();
         if !rest.is_empty() {
-            return Err(E::custom(format!("the vector's base64 holds {} bytes, no multiple of 4", bytes.len())));
+            return Err(E::custom(format!(
+                "the vector's base64 holds {} bytes, no multiple of 4",
+                bytes.len()
+            )));
         }
-        Ok(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
+        Ok(chunks
+            .iter()
+            .map(|chunk| f32::from_le_bytes(*chunk))
+            .collect())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<f32>, A::Error> {
@@ -175,7 +213,9 @@ impl<'de> Visitor<'de> for ElementVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<f32, A::Error> {
         while elements.next_element::<IgnoredAny>()?.is_some() {}
-        Err(de::Error::custom("one vector per token came back: ask the server for pooled embeddings"))
+        Err(de::Error::custom(
+            "one vector per token came back: ask the server for pooled embeddings",
+        ))
     }
 }
 
@@ -185,39 +225,77 @@ mod tests {
 
     fn parse(body: &str, num_inputs: usize) -> Result<Vec<Vec<f32>>, (ErrorClass, String)> {
         let reply = EmbeddingsReply::parse(body.as_bytes(), num_inputs);
-        reply.map(|reply| reply.vectors).map_err(|error| (error.class, error.message))
+        reply
+            .map(|reply| reply.vectors)
+            .map_err(|error| (error.class, error.message))
     }
 
     #[test]
     fn vectors_follow_index_and_either_encoding() {
-        let body = r#"{"data":[{"index":1,"embedding":[1,-2.5]},{"index":0,"embedding":"AACAPwAAAEA="}]}"#;
+        let body =
+            r#"{"data":[{"index":1,"embedding":[1,-2.5]},{"index":0,"embedding":"AACAPwAAAEA="}]}"#;
         assert_eq!(parse(body, 2), Ok(vec![vec![1.0, 2.0], vec![1.0, -2.5]]));
-        assert_eq!(parse(r#"{"data":[{"embedding":"AACAPwAAAEA"}]}"#, 1), Ok(vec![vec![1.0, 2.0]]));
+        assert_eq!(
+            parse(r#"{"data":[{"embedding":"AACAPwAAAEA"}]}"#, 1),
+            Ok(vec![vec![1.0, 2.0]])
+        );
     }
 
     #[test]
     fn unusable_replies_are_deterministic() {
         for (body, problem) in [
             (r#"{"data":[]}"#, "the reply has 0 vectors for 1 inputs"),
-            (r#"{"data":[{"index":1,"embedding":[1]}]}"#, "the reply has a vector with index 1 for 1 inputs"),
-            (r#"{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}"#, "the reply has two vectors with index 0"),
-            (r#"{"data":[{"embedding":[]}]}"#, "the reply has a vector of width 0"),
-            (r#"{"data":[{"embedding":[0,null]}]}"#, "value 1 of the vector is NaN"),
-            (r#"{"data":[{"embedding":[0,NaN]}]}"#, "the reply holds a value that is not finite"),
-            (r#"{"data":[{"embedding":[1e39]}]}"#, "value 0 of the vector is inf"),
-            (r#"{"data":[{"embedding":"AADAfw=="}]}"#, "value 0 of the vector is NaN"),
+            (
+                r#"{"data":[{"index":1,"embedding":[1]}]}"#,
+                "the reply has a vector with index 1 for 1 inputs",
+            ),
+            (
+                r#"{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}"#,
+                "the reply has two vectors with index 0",
+            ),
+            (
+                r#"{"data":[{"embedding":[]}]}"#,
+                "the reply has a vector of width 0",
+            ),
+            (
+                r#"{"data":[{"embedding":[0,null]}]}"#,
+                "value 1 of the vector is NaN",
+            ),
+            (
+                r#"{"data":[{"embedding":[0,NaN]}]}"#,
+                "the reply holds a value that is not finite",
+            ),
+            (
+                r#"{"data":[{"embedding":[1e39]}]}"#,
+                "value 0 of the vector is inf",
+            ),
+            (
+                r#"{"data":[{"embedding":"AADAfw=="}]}"#,
+                "value 0 of the vector is NaN",
+            ),
         ] {
-            assert_eq!(parse(body, 1), Err((ErrorClass::Deterministic, problem.to_owned())), "{body}");
+            assert_eq!(
+                parse(body, 1),
+                Err((ErrorClass::Deterministic, problem.to_owned())),
+                "{body}"
+            );
         }
         let (class, message) = parse(r#"{"data":[{"embedding":[[1,2],[3,4]]}]}"#, 1).unwrap_err();
         assert_eq!(class, ErrorClass::Deterministic);
-        assert!(message.contains("one vector per token came back"), "{message}");
+        assert!(
+            message.contains("one vector per token came back"),
+            "{message}"
+        );
     }
 
     #[test]
     fn broken_replies_are_transient() {
         for body in [r#"{"data":[{"embedding":[1,"#, "", "<html>504</html>"] {
-            assert_eq!(parse(body, 1).unwrap_err().0, ErrorClass::Transient, "{body}");
+            assert_eq!(
+                parse(body, 1).unwrap_err().0,
+                ErrorClass::Transient,
+                "{body}"
+            );
         }
     }
 

@@ -34,7 +34,9 @@ impl TryFrom<String> for BaseUrl {
             return Err("expected an address that starts with http:// or https://".into());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("an address carries no user or password: name a variable in `api_key_env`".into());
+            return Err(
+                "an address carries no user or password: name a variable in `api_key_env`".into(),
+            );
         }
         Ok(Self(url))
     }
@@ -57,25 +59,39 @@ fn printable(url: &Url) -> String {
 impl BaseUrl {
     fn endpoint(&self, segments: &[&str]) -> Url {
         let mut url = self.0.clone();
-        url.path_segments_mut().expect("http addresses have a path").pop_if_empty().extend(segments);
+        url.path_segments_mut()
+            .expect("http addresses have a path")
+            .pop_if_empty()
+            .extend(segments);
         url
     }
 
     fn is_loopback(&self) -> bool {
         match self.0.host_str() {
             Some("localhost" | "[::1]") => true,
-            Some(host) => host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
+            Some(host) => host
+                .parse::<std::net::Ipv4Addr>()
+                .is_ok_and(|address| address.is_loopback()),
             None => false,
         }
     }
 }
 
 /// A client for one endpoint.
-#[derive(Debug)]
 pub(super) struct Endpoint {
     client: Client,
     url: Url,
     key: Option<Secret>,
+}
+
+/// Without the client, which repeats its headers, and without the address's query, which may hold a key.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("url", &printable(&self.url))
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Endpoint {
@@ -96,9 +112,13 @@ impl Endpoint {
             .redirect(Policy::custom(same_origin_only))
             .user_agent(concat!("armada-harvest/", env!("CARGO_PKG_VERSION")));
         if let Some(key) = &key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
-                TeacherError::new(ErrorClass::Credentials, "the key holds characters that a header cannot carry")
-            })?;
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
+                    TeacherError::new(
+                        ErrorClass::Credentials,
+                        "the key holds characters that a header cannot carry",
+                    )
+                })?;
             value.set_sensitive(true);
             builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
         }
@@ -110,7 +130,10 @@ impl Endpoint {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|error| {
-            TeacherError::new(ErrorClass::Deterministic, format!("cannot set up the HTTP client: {}", causes(&error)))
+            TeacherError::new(
+                ErrorClass::Deterministic,
+                format!("cannot set up the HTTP client: {}", causes(&error)),
+            )
         })?;
         Ok(Self { client, url, key })
     }
@@ -131,7 +154,10 @@ impl Endpoint {
     async fn read(&self, mut response: Response) -> Result<Vec<u8>, TeacherError> {
         let too_large = || {
             let limit = MAX_REPLY_BYTES >> 20;
-            TeacherError::new(ErrorClass::Deterministic, format!("the reply is larger than {limit} MiB"))
+            TeacherError::new(
+                ErrorClass::Deterministic,
+                format!("the reply is larger than {limit} MiB"),
+            )
         };
         let announced = response.content_length().unwrap_or(0);
         if announced > MAX_REPLY_BYTES as u64 {
@@ -140,12 +166,17 @@ impl Endpoint {
         let mut reply = Vec::with_capacity(announced as usize);
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if reply.len() + chunk.len() > MAX_REPLY_BYTES => return Err(too_large()),
+                Ok(Some(chunk)) if reply.len() + chunk.len() > MAX_REPLY_BYTES => {
+                    return Err(too_large());
+                }
                 Ok(Some(chunk)) => reply.extend_from_slice(&chunk),
                 Ok(None) => return Ok(reply),
                 Err(error) => {
                     let message = format!("the reply broke off: {}", causes(&error.without_url()));
-                    return Err(TeacherError::new(ErrorClass::Transient, self.redact(&message)));
+                    return Err(TeacherError::new(
+                        ErrorClass::Transient,
+                        self.redact(&message),
+                    ));
                 }
             }
         }
@@ -153,19 +184,36 @@ impl Endpoint {
 
     fn unsent(&self, error: reqwest::Error) -> TeacherError {
         let is_lasting = error.is_redirect() || error.is_builder();
-        let class = if is_lasting { ErrorClass::Deterministic } else { ErrorClass::Transient };
-        let what = if error.is_timeout() { "no reply in time".to_owned() } else { causes(&error.without_url()) };
-        TeacherError::new(class, self.redact(&format!("{}: {what}", printable(&self.url))))
+        let class = if is_lasting {
+            ErrorClass::Deterministic
+        } else {
+            ErrorClass::Transient
+        };
+        let what = if error.is_timeout() {
+            "no reply in time".to_owned()
+        } else {
+            causes(&error.without_url())
+        };
+        TeacherError::new(
+            class,
+            self.redact(&format!("{}: {what}", printable(&self.url))),
+        )
     }
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, reply: &[u8]) -> TeacherError {
         let said = ErrorBody::read(reply);
         let mut class = said.class(status);
         let should_retry = should_retry(headers);
-        if should_retry == Some(true) && class == ErrorClass::Deterministic && !never_retried(status) {
+        if should_retry == Some(true)
+            && class == ErrorClass::Deterministic
+            && !never_retried(status)
+        {
             class = ErrorClass::Transient;
         }
-        let mut error = TeacherError::new(class, self.redact(&format!("the server answered {status}: {}", said.message)));
+        let mut error = TeacherError::new(
+            class,
+            self.redact(&format!("the server answered {status}: {}", said.message)),
+        );
         error.retry_after = retry_after(headers, SystemTime::now());
         error.retry_forbidden = should_retry == Some(false);
         if said.is_context_overflow() {
@@ -175,7 +223,9 @@ impl Endpoint {
     }
 
     fn redact(&self, text: &str) -> String {
-        self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text))
+        self.key
+            .as_ref()
+            .map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
 }
 
@@ -189,7 +239,9 @@ fn same_origin_only(attempt: Attempt<'_>) -> reqwest::redirect::Action {
         return attempt.follow();
     }
     let target = attempt.url().host_str().unwrap_or_default().to_owned();
-    attempt.error(format!("the server redirects to another host, {target}, which is refused"))
+    attempt.error(format!(
+        "the server redirects to another host, {target}, which is refused"
+    ))
 }
 
 /// Statuses that the same request earns again, whatever the server's headers say.
@@ -221,21 +273,35 @@ struct ErrorBody {
 impl ErrorBody {
     fn read(reply: &[u8]) -> Self {
         let Ok(json) = serde_json::from_slice::<serde_json::Value>(reply) else {
-            return Self { message: shorten(&String::from_utf8_lossy(reply)), names: String::new() };
+            return Self {
+                message: shorten(&String::from_utf8_lossy(reply)),
+                names: String::new(),
+            };
         };
-        let inner = json.get("error").filter(|error| error.is_object()).unwrap_or(&json);
+        let inner = json
+            .get("error")
+            .filter(|error| error.is_object())
+            .unwrap_or(&json);
         let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         let message = ["message", "detail", "error"]
             .into_iter()
             .filter_map(|key| inner.get(key))
             .find(|value| !value.is_null())
             .map(|value| text(value).unwrap_or_else(|| value.to_string()));
-        let names: Vec<String> = ["code", "type", "error_type"].into_iter().filter_map(|key| text(inner.get(key)?)).collect();
-        Self { message: shorten(&message.unwrap_or_else(|| json.to_string())), names: names.join(" ") }
+        let names: Vec<String> = ["code", "type", "error_type"]
+            .into_iter()
+            .filter_map(|key| text(inner.get(key)?))
+            .collect();
+        Self {
+            message: shorten(&message.unwrap_or_else(|| json.to_string())),
+            names: names.join(" "),
+        }
     }
 
     fn is_context_overflow(&self) -> bool {
-        ["context_length", "exceed_context", "context_window"].into_iter().any(|name| self.names.contains(name))
+        ["context_length", "exceed_context", "context_window"]
+            .into_iter()
+            .any(|name| self.names.contains(name))
     }
 
     fn class(&self, status: StatusCode) -> ErrorClass {
@@ -261,4 +327,52 @@ impl ErrorBody {
 /// `text` on one line, cut where it is long.
 pub(super) fn shorten(text: &str) -> String {
     crate::failures::shorten(text, MAX_MESSAGE_CHARS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_output_shows_a_secret() {
+        let base = BaseUrl::try_from("http://localhost:1/v1?key=sk-TOPSECRET".to_owned()).unwrap();
+        let key = Some(Secret::new("sk-TOPSECRET"));
+        let endpoint = Endpoint::new(&base, &["embeddings"], key, Duration::from_secs(1)).unwrap();
+        assert_eq!(
+            endpoint.url.as_str(),
+            "http://localhost:1/v1/embeddings?key=sk-TOPSECRET"
+        );
+        let refusal = endpoint.refused(
+            StatusCode::UNAUTHORIZED,
+            &HeaderMap::new(),
+            b"no sk-TOPSECRET",
+        );
+        for text in [
+            format!("{endpoint:?}"),
+            format!("{base:?}"),
+            format!("{refusal:?}"),
+            refusal.to_string(),
+        ] {
+            assert!(!text.contains("TOPSECRET"), "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback_addresses_are_known() {
+        let is_loopback = |url: &str| BaseUrl::try_from(url.to_owned()).unwrap().is_loopback();
+        assert!(
+            [
+                "http://127.0.0.2:1/v1",
+                "http://localhost/v1",
+                "http://[::1]:8/"
+            ]
+            .into_iter()
+            .all(is_loopback)
+        );
+        assert!(
+            !["http://10.0.0.1/v1", "https://api.openai.com/v1"]
+                .into_iter()
+                .any(is_loopback)
+        );
+    }
 }

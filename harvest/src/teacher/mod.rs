@@ -15,7 +15,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use schemas::{ExampleId, FloatType, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity};
+use schemas::{
+    ExampleId, FloatType, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity,
+};
 
 use crate::config::{RunConfig, TeacherConfig};
 use crate::stop::Stop;
@@ -98,20 +100,28 @@ impl Description {
     /// A [`TeacherError`] where the reply lacks one, or it is of another kind.
     pub fn specs(&self, reply: &Reply, dtype: FloatType) -> Result<Vec<SignalSpec>, TeacherError> {
         let unusable = |offer: &Offer, problem: &str| {
-            TeacherError::new(ErrorClass::Deterministic, format!("signal `{}`: {problem}", offer.name))
+            TeacherError::new(
+                ErrorClass::Deterministic,
+                format!("signal `{}`: {problem}", offer.name),
+            )
         };
         self.offers
             .iter()
             .map(|offer| {
                 let width = match (reply.signals.get(offer.name), offer.kind) {
                     (Some(SignalValue::Vector(values)), OfferKind::Feature) => {
-                        u32::try_from(values.len()).map_err(|_| unusable(offer, "it is too wide"))?
+                        u32::try_from(values.len())
+                            .map_err(|_| unusable(offer, "it is too wide"))?
                     }
                     (Some(SignalValue::Image(_)), OfferKind::Image) => 0,
                     (None, _) => return Err(unusable(offer, "the reply lacks it")),
-                    (Some(_), _) => return Err(unusable(offer, "the reply has another kind of value")),
+                    (Some(_), _) => {
+                        return Err(unusable(offer, "the reply has another kind of value"));
+                    }
                 };
-                offer.spec(width, dtype).map_err(|error| unusable(offer, &error.to_string()))
+                offer
+                    .spec(width, dtype)
+                    .map_err(|error| unusable(offer, &error.to_string()))
             })
             .collect()
     }
@@ -133,11 +143,17 @@ pub trait Teacher: Send + Sync + fmt::Debug {
 ///
 /// # Errors
 /// A [`TeacherError`] where a secret is missing or the client cannot be set up.
-pub fn open(config: &TeacherConfig, run: &RunConfig, stop: &Stop) -> Result<Arc<dyn Teacher>, TeacherError> {
+pub fn open(
+    config: &TeacherConfig,
+    run: &RunConfig,
+    stop: &Stop,
+) -> Result<Arc<dyn Teacher>, TeacherError> {
     Ok(match config {
         TeacherConfig::Sketch(config) => Arc::new(Sketch::new(config)),
-        TeacherConfig::Embeddings(config) => {
-            Arc::new(Retry::new(Embeddings::new(config)?, run.max_tries, stop.clone()))
-        }
+        TeacherConfig::Embeddings(config) => Arc::new(Retry::new(
+            Embeddings::new(config)?,
+            run.max_tries,
+            stop.clone(),
+        )),
     })
 }

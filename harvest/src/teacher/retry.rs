@@ -30,11 +30,17 @@ pub struct Retry<T> {
 impl<T: Teacher> Retry<T> {
     /// Wraps `inner`.
     pub fn new(inner: T, max_tries: NonZeroU32, stop: Stop) -> Self {
-        Self { inner, max_tries, stop }
+        Self {
+            inner,
+            max_tries,
+            stop,
+        }
     }
 
     async fn ask(&self, request: &Request) -> Result<Reply, TeacherError> {
-        let backoff = ExponentialBuilder::new().with_min_delay(FIRST_WAIT).with_max_delay(LONGEST_WAIT);
+        let backoff = ExponentialBuilder::new()
+            .with_min_delay(FIRST_WAIT)
+            .with_max_delay(LONGEST_WAIT);
         let mut waits = backoff.without_max_times().with_jitter().build();
         let mut tries = 0;
         loop {
@@ -51,7 +57,9 @@ impl<T: Teacher> Retry<T> {
                 return Err(error);
             }
             let chosen = waits.next().unwrap_or(LONGEST_WAIT);
-            let wait = error.retry_after.map_or(chosen, |server| server.min(LONGEST_SERVER_WAIT));
+            let wait = error
+                .retry_after
+                .map_or(chosen, |server| server.min(LONGEST_SERVER_WAIT));
             tracing::debug!(example = %request.id, class = %error.class, tries, ?wait, "asking again: {error}");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

@@ -37,8 +37,17 @@ impl Sketch {
             settings: serde_json::json!({"image": config.image}),
         };
         // Drawing is work for a processor: more drawings at once than processors gain nothing.
-        let max_in_flight = std::thread::available_parallelism().ok().map(std::num::NonZero::get);
-        Self { description: Description { identity, offers, max_in_flight }, keeps_image: config.image }
+        let max_in_flight = std::thread::available_parallelism()
+            .ok()
+            .map(std::num::NonZero::get);
+        Self {
+            description: Description {
+                identity,
+                offers,
+                max_in_flight,
+            },
+            keeps_image: config.image,
+        }
     }
 
     fn draw(&self, prompt: &str) -> Result<Reply, TeacherError> {
@@ -46,11 +55,15 @@ impl Sketch {
             let refusal = TeacherError::new(ErrorClass::Deterministic, error.to_string());
             error.hint().into_iter().fold(refusal, TeacherError::advise)
         })?;
-        let mut signals = BTreeMap::from([("feature".to_owned(), SignalValue::Vector(picture.feature()))]);
+        let mut signals =
+            BTreeMap::from([("feature".to_owned(), SignalValue::Vector(picture.feature()))]);
         if self.keeps_image {
             signals.insert("image".to_owned(), SignalValue::Image(picture.png()));
         }
-        Ok(Reply { signals, provenance: Provenance::default() })
+        Ok(Reply {
+            signals,
+            provenance: Provenance::default(),
+        })
     }
 }
 

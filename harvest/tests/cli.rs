@@ -1,0 +1,412 @@
+//! The command line: help, refusals, exit statuses, and what is printed where.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use schemas::Manifest;
+use serde_json::json;
+
+fn harvest(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harvest"));
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+/// Status, standard output and standard error in one text.
+fn shown(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let status = output.status.code().unwrap();
+    format!(
+        "status {status}\n--- stdout\n{}--- stderr\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+fn show(folder: &Path, arguments: &[&str]) -> String {
+    shown(&harvest(folder, arguments))
+}
+
+const CONFIG: &str = "[dataset]\npath = \".\"\n[teacher]\nkind = \"sketch\"\n[cache]\npath = \"cache\"\nrows_per_shard = 2\n";
+
+fn project(config: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let task = "name = \"scenes\"\nfields = [\"text\"]\nlabel = \"label\"\nclasses = [\"no\", \"yes\"]\n\
+                metric = \"accuracy\"\n[template]\nfirst = \"{text}\"\n";
+    std::fs::write(folder.path().join("task.toml"), task).unwrap();
+    write_rows(folder.path(), 3);
+    std::fs::write(folder.path().join("harvest.toml"), config).unwrap();
+    folder
+}
+
+fn write_rows(folder: &Path, num_rows: usize) {
+    let colours = ["red", "green", "blue", "yellow"];
+    let text = |colour: &str| format!("The {colour} circle is left of the big square.");
+    let rows = colours[..num_rows]
+        .iter()
+        .map(|colour| json!({"text": text(colour), "label": "yes"}).to_string());
+    let rows = rows.collect::<Vec<_>>().join("\n") + "\n";
+    std::fs::write(folder.join("train.jsonl"), rows).unwrap();
+}
+
+#[test]
+fn help_and_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(show(folder.path(), &["--help"]), @r#"
+    status 0
+    --- stdout
+    Asks a teacher about every example of a data set, once, and keeps what it said
+
+    Usage: harvest <COMMAND>
+
+    Commands:
+      check   Check the configuration, ask the teacher about one example, and tell what a run will take
+      run     Ask the teacher about every row that the cache lacks
+      status  Tell what a cache holds, from its manifest and file names
+      verify  Read every shard of a cache and check digests, row counts and keys
+      freeze  Verify a cache, list its shards in the manifest and give it a digest
+      import  Make a cache of features that were made elsewhere
+      help    Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Exit status:
+      0  done
+      1  something to mend: usage, configuration, data, server, or rows that failed
+      2  something failed that should not
+      3  stopped before the end, what was received is committed
+
+    Logs go to standard error; RUST_LOG chooses what is logged.
+    --- stderr
+    "#);
+    insta::assert_snapshot!(show(folder.path(), &["freeze", "--help"]), @r#"
+    status 0
+    --- stdout
+    Verify a cache, list its shards in the manifest and give it a digest
+
+    Usage: harvest freeze [OPTIONS] <TARGET>
+
+    Arguments:
+      <TARGET>  The cache folder, or the configuration, with which rows are compared with the data set
+
+    Options:
+          --skip-bad-rows <N>  Skip up to N bad rows of the data set [default: 0]
+          --allow-missing      Freeze although rows are missing; replies that are only in the journal are committed first
+      -h, --help               Print help
+    --- stderr
+    "#);
+    insta::assert_snapshot!(show(folder.path(), &["run"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: the following required arguments were not provided:
+      <CONFIG>
+
+    Usage: harvest run <CONFIG>
+
+    For more information, try '--help'.
+    "#);
+}
+
+#[test]
+fn configurations_are_refused_with_file_line_and_key() {
+    let folder = project(&CONFIG.replace("kind", "image = true\ncolour = 3\nkind"));
+    insta::assert_snapshot!(show(folder.path(), &["run", "harvest.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: harvest.toml:5: `teacher.colour`: unknown field `colour`, expected one of `kind`, `prompt`, `image`
+    hint: docs/harvest.md describes every key
+    "#);
+    let folder = project(&CONFIG.replace("rows_per_shard = 2", "dtype = \"f64\""));
+    insta::assert_snapshot!(show(folder.path(), &["check", "harvest.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: harvest.toml:7: `cache.dtype`: unknown variant `f64`, expected `f16` or `f32`
+    hint: docs/harvest.md describes every key
+    "#);
+    insta::assert_snapshot!(show(folder.path(), &["check", "nowhere.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: cannot read the configuration `nowhere.toml`: No such file or directory (os error 2)
+    hint: name a TOML file, such as data/scenes/harvest.toml
+    "#);
+    let folder = project(&CONFIG.replace(
+        "kind = \"sketch\"",
+        "kind = \"sketch\"\nprompt = \"{premise}\"",
+    ));
+    insta::assert_snapshot!(show(folder.path(), &["run", "harvest.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: `teacher.prompt`: template `{premise}` names field `premise`; the fields are text
+    hint: write fields of the task in braces: {premise}
+    "#);
+    let folder = project(&format!("{CONFIG}[run]\nsplits = [\"dev\"]\n"));
+    insta::assert_snapshot!(show(folder.path(), &["run", "harvest.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: the data set has no split `dev`
+    hint: its splits are train
+    "#);
+    let folder = project(CONFIG);
+    insta::assert_snapshot!(show(folder.path(), &["import", "harvest.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: `harvest.toml` describes a teacher, and `harvest import` needs an import
+    hint: `harvest run` reads [teacher] and [run]; `harvest import` reads [import]
+    "#);
+}
+
+#[test]
+fn a_cache_is_made_frozen_grown_and_frozen_again() {
+    let folder = project(CONFIG);
+    let folder = folder.path();
+    insta::assert_snapshot!(show(folder, &["run", "harvest.toml"]), @r#"
+    status 0
+    --- stdout
+    rows       3
+    recovered  0
+    committed  3
+    failed     0
+    left       0
+    --- stderr
+    "#);
+    assert!(shown(&harvest(folder, &["check", "harvest.toml"])).contains("\nrequests    0\n"));
+    let freeze = || -> String {
+        let output = harvest(folder, &["freeze", "harvest.toml"]);
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("digest  "))
+            .unwrap()
+            .to_owned()
+    };
+    let first = freeze();
+    let manifest = std::fs::read(folder.join("cache/manifest.json")).unwrap();
+    assert_eq!(
+        harvest(folder, &["run", "harvest.toml"]).status.code(),
+        Some(0)
+    );
+    assert_eq!(freeze(), first);
+    assert_eq!(
+        std::fs::read(folder.join("cache/manifest.json")).unwrap(),
+        manifest
+    );
+
+    write_rows(folder, 4);
+    insta::assert_snapshot!(show(folder, &["freeze", "harvest.toml"]).replace(&*folder.to_string_lossy(), ""), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: cache `cache` is not fit to be frozen: 1 of 4 rows are missing: 676d3d2e22cb54321375939dbe999887 draw 0 (The yellow circle is left of the big square.)
+    hint: `harvest run` asks for them; --allow-missing freezes without them
+    "#);
+    assert_eq!(
+        harvest(folder, &["run", "harvest.toml"]).status.code(),
+        Some(0)
+    );
+    assert!(show(folder, &["status", "cache"]).contains("\nstate       open\n"));
+    let second = freeze();
+    assert_ne!(first, second);
+    for digest in [first, second] {
+        Manifest::open_frozen(&folder.join("cache"), &digest.parse().unwrap()).unwrap();
+    }
+    insta::assert_snapshot!(show(folder, &["verify", "harvest.toml"]).replace(&freeze(), "DIGEST"), @r#"
+    status 0
+    --- stdout
+    rows        4
+    journalled  0
+    shards      3
+    missing     0
+    extra       0
+    problems    0
+    digest      DIGEST
+    --- stderr
+    "#);
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_the_cache_is_not_frozen() {
+    let folder = project(CONFIG);
+    harvest(folder.path(), &["run", "harvest.toml"]);
+    let shards = schemas::shard::list_shards(&folder.path().join("cache")).unwrap();
+    let mut bytes = std::fs::read(&shards[0]).unwrap();
+    let middle = bytes.len() / 4;
+    bytes[middle] ^= 1;
+    std::fs::write(&shards[0], bytes).unwrap();
+    let verify = show(folder.path(), &["verify", "cache"]);
+    assert!(
+        verify.starts_with("status 1\n") && verify.contains("is corrupt"),
+        "{verify}"
+    );
+    let freeze = show(folder.path(), &["freeze", "cache", "--allow-missing"]);
+    assert!(
+        freeze.starts_with("status 1\n") && freeze.contains("is corrupt"),
+        "{freeze}"
+    );
+}
+
+#[test]
+fn bad_rows_stop_a_run_unless_they_are_allowed() {
+    let folder = project(CONFIG);
+    let path = folder.path().join("train.jsonl");
+    let mut rows = std::fs::read_to_string(&path).unwrap();
+    rows.push_str("{\"label\": \"yes\"}\n");
+    std::fs::write(&path, rows).unwrap();
+    let refused = show(folder.path(), &["run", "harvest.toml"]);
+    assert!(
+        refused.starts_with("status 1\n") && refused.contains("train.jsonl:4"),
+        "{refused}"
+    );
+    let skipped = show(
+        folder.path(),
+        &["run", "harvest.toml", "--skip-bad-rows", "1"],
+    );
+    assert!(
+        skipped.starts_with("status 0\n") && skipped.contains("skipped 1 bad rows"),
+        "{skipped}"
+    );
+}
+
+#[test]
+fn rows_that_fail_are_shown_and_the_status_says_so() {
+    let folder = project(CONFIG);
+    let path = folder.path().join("train.jsonl");
+    let rows = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        rows + "{\"text\": \"Nobody draws this.\", \"label\": \"yes\"}\n",
+    )
+    .unwrap();
+    let shown = show(folder.path(), &["run", "harvest.toml"]);
+    assert!(
+        shown.starts_with("status 1\n") && shown.contains("text: Nobody draws this."),
+        "{shown}"
+    );
+    assert!(folder.path().join("cache/failures.jsonl").exists());
+    assert!(show(folder.path(), &["freeze", "harvest.toml"]).contains("1 of 4 rows are missing"));
+    assert!(
+        show(
+            folder.path(),
+            &["freeze", "harvest.toml", "--allow-missing"]
+        )
+        .starts_with("status 0\n")
+    );
+}
+
+/// A file size limit is the full disk that every machine can have.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_named_and_costs_nothing() {
+    let scenes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/scenes");
+    let config = CONFIG
+        .replace("path = \".\"", &format!("path = \"{}\"", scenes.display()))
+        .replace("rows_per_shard = 2\n", "");
+    let folder = project(&config);
+    let limited = format!(
+        "trap '' XFSZ; ulimit -f 512; exec '{}' run harvest.toml",
+        env!("CARGO_BIN_EXE_harvest")
+    );
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(limited)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let text = shown(&output);
+    assert!(
+        text.starts_with("status 1\n")
+            && text.contains("part-000000.journal")
+            && text.contains("File too large"),
+        "{text}"
+    );
+    let text = show(folder.path(), &["run", "harvest.toml"]);
+    assert!(
+        text.starts_with("status 0\n") && text.contains("failed     0"),
+        "{text}"
+    );
+    let number = |name: &str| -> u64 {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    assert!(number("recovered") > 10, "{text}");
+    assert_eq!(number("recovered") + number("committed"), number("rows"));
+}
+
+/// A server that refuses every key and repeats it.
+fn tell_tale() -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.windows(2).any(|pair| pair == b"}}") && !request.ends_with(b"}") {
+                let num_read = stream.read(&mut buffer).unwrap();
+                request.extend(&buffer[..num_read]);
+            }
+            let text = String::from_utf8_lossy(&request);
+            let header = text
+                .lines()
+                .find(|line| line.to_lowercase().starts_with("authorization:"))
+                .unwrap_or("none");
+            let body = format!("{{\"error\": {{\"message\": \"you sent {header}\"}}}}");
+            write!(stream, "HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn a_secret_is_sent_and_never_shown() {
+    let url = tell_tale();
+    let teacher = format!(
+        "kind = \"embeddings\"\nurl = \"{url}\"\nmodel = \"m\"\napi_key_env = \"HARVEST_TEST_KEY\"\n"
+    );
+    let folder = project(&CONFIG.replace("kind = \"sketch\"\n", &teacher));
+    let unset = show(folder.path(), &["run", "harvest.toml"]);
+    assert!(
+        unset.starts_with("status 1\n")
+            && unset.contains("the environment variable HARVEST_TEST_KEY is not set"),
+        "{unset}"
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harvest"));
+    command
+        .current_dir(folder.path())
+        .args(["run", "harvest.toml"]);
+    command
+        .env("HARVEST_TEST_KEY", "sk-TOPSECRET")
+        .env("RUST_LOG", "trace");
+    let text = shown(&command.output().unwrap());
+    assert!(
+        text.starts_with("status 1\n")
+            && text
+                .to_lowercase()
+                .contains("you sent authorization: bearer redacted"),
+        "{text}"
+    );
+    assert!(!text.contains("TOPSECRET"), "{text}");
+}
