@@ -75,7 +75,7 @@ pub struct FreezeArgs {
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The configuration, with an [import] section
+    /// The configuration, with a section `import`
     pub config: PathBuf,
 }
 
