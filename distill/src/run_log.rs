@@ -126,7 +126,7 @@ mod tests {
         log.append(&json!({"step": 3, "again": true})).unwrap();
         log.sync().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"again\":true}\n");
+        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
         LineLog::open(&path, 9).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }

@@ -145,7 +145,7 @@ fn gradients(models: &Models, device: &Device) -> Gradients {
     let tokens = token_batch(&encodings.iter().collect::<Vec<_>>(), 0, Padding::Longest, device);
     let feature = (0..ROWS * FEATURE_WIDTH).map(|n| (n as f32 * 0.7).sin()).collect::<Vec<_>>();
     let feature = Tensor::<2>::from_data(TensorData::new(feature, [ROWS, FEATURE_WIDTH]), device);
-    let classes = (0..CLASSES as i32).cycle().take(ROWS).collect::<Vec<_>>();
+    let classes = (0..CLASSES).cycle().take(ROWS).map(|class| class as u32).collect::<Vec<_>>();
     let targets = Targets::Classes(Tensor::from_data(TensorData::new(classes, [ROWS]), device));
     let objective = Objective::new(ObjectiveConfig::default());
     let taught = models.aligner.forward(feature);

@@ -62,12 +62,11 @@ impl Arguments {
         let inference = Inference::open(config, self.run.device)?;
         let (student, _) = inference.student(&folder, self.student.checkpoint)?;
         let split = Split::new(self.split);
-        let examples = match &self.input {
-            Some(path) => read_rows(path, &inference.task)?,
-            None => {
-                let dataset = inference.config.run.dataset.open(inference.config.base())?;
-                dataset.read(&split, &mut SkipBadRows::new(0))?
-            }
+        let examples = if let Some(path) = &self.input {
+            read_rows(path, &inference.task)?
+        } else {
+            let dataset = inference.config.run.dataset.open(inference.config.base())?;
+            dataset.read(&split, &mut SkipBadRows::new(0))?
         };
         let rows = Rows::new(split, &inference.task, &examples, &inference.tokenizer)?;
         let answers = inference.answers(&student, &rows.encodings);

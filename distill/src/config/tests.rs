@@ -125,24 +125,114 @@ fn identity_names_what_is_computed_and_not_where() {
 
 #[test]
 fn refusals_name_the_key() {
-    insta::assert_snapshot!(refusal("seed = 7", "sed = 7"), @r"");
-    insta::assert_snapshot!(refusal("batch_size = 16", "batch_size = 0"), @r"");
-    insta::assert_snapshot!(refusal("batch_size = 16", "batch_size = 1"), @r"");
-    insta::assert_snapshot!(refusal("student_learning_rate = 1e-4", "student_learning_rate = 0"), @r"");
-    insta::assert_snapshot!(refusal("aligner_epochs = 2", ""), @r"");
-    insta::assert_snapshot!(refusal("schedule = \"pretrain-freeze\"", "schedule = \"joint-step\""), @r"");
-    insta::assert_snapshot!(refusal("learning_rate_schedule = \"linear-warmup\"", ""), @r"");
-    insta::assert_snapshot!(refusal("warmup_share = 0.1", "warmup_share = 2"), @r"");
-    insta::assert_snapshot!(refusal("tokenizer = \"words\"", ""), @r"");
-    insta::assert_snapshot!(refusal("tokenizer = \"words\"", "path = \"student\""), @r"");
-    insta::assert_snapshot!(refusal("max_length = 16", "max_length = 17"), @r"");
-    insta::assert_snapshot!(refusal("num_heads = 2", "num_heads = 3"), @r"");
-    insta::assert_snapshot!(refusal("missing = \"drop\"", "missing = \"zero\""), @r"");
-    insta::assert_snapshot!(refusal("alpha = 0.25", "alpha = 2"), @r"");
-    insta::assert_snapshot!(refusal("seeds = [1, 2]", "seeds = []"), @r"");
-    insta::assert_snapshot!(refusal("seeds = [1, 2]", "seeds = [1, 1]"), @r"");
-    insta::assert_snapshot!(refusal("noise_sigmas = [1.5]", "noise_sigmas = []"), @r"");
-    insta::assert_snapshot!(refusal("digest = \"sha256:00", "digest = \"sha256:0"), @r"");
+    insta::assert_snapshot!(refusal("seed = 7", "sed = 7"), @r#"
+    TOML parse error at line 2, column 1
+      |
+    2 | sed = 7
+      | ^^^
+    unknown field `sed`, expected one of `seed`, `dataset`, `splits`, `cache`, `student`, `aligner`, `objective`, `training`, `output`, `compare`
+    "#);
+    insta::assert_snapshot!(refusal("batch_size = 16", "batch_size = 0"), @r#"
+    TOML parse error at line 47, column 14
+       |
+    47 | batch_size = 0
+       |              ^
+    invalid value: integer `0`, expected a nonzero usize
+    "#);
+    insta::assert_snapshot!(refusal("batch_size = 16", "batch_size = 1"), @r#"
+    TOML parse error at line 43, column 1
+       |
+    43 | [training]
+       | ^^^^^^^^^^
+    `training.gradient_accumulation` is 2, and a step has only `training.batch_size` = 1 rows
+    "#);
+    insta::assert_snapshot!(refusal("student_learning_rate = 1e-4", "student_learning_rate = 0"), @r#"
+    TOML parse error at line 50, column 25
+       |
+    50 | student_learning_rate = 0
+       |                         ^
+    0 is not a finite number over 0
+    "#);
+    insta::assert_snapshot!(refusal("aligner_epochs = 2", ""), @r#"
+    TOML parse error at line 43, column 1
+       |
+    43 | [training]
+       | ^^^^^^^^^^
+    schedule `pretrain-freeze` needs `training.aligner_epochs`
+    "#);
+    insta::assert_snapshot!(refusal("schedule = \"pretrain-freeze\"", "schedule = \"joint-step\""), @r#"
+    TOML parse error at line 43, column 1
+       |
+    43 | [training]
+       | ^^^^^^^^^^
+    `training.aligner_epochs` belongs to schedule `pretrain-freeze`
+    "#);
+    insta::assert_snapshot!(refusal("learning_rate_schedule = \"linear-warmup\"", ""), @r#"
+    TOML parse error at line 43, column 1
+       |
+    43 | [training]
+       | ^^^^^^^^^^
+    `training.warmup_share` belongs to learning_rate_schedule = "linear-warmup"
+    "#);
+    insta::assert_snapshot!(refusal("warmup_share = 0.1", "warmup_share = 2"), @r#"
+    TOML parse error at line 54, column 16
+       |
+    54 | warmup_share = 2
+       |                ^
+    2 is not a share from 0 to 1
+    "#);
+    insta::assert_snapshot!(refusal("tokenizer = \"words\"", ""), @r#"
+    TOML parse error at line 20, column 1
+       |
+    20 | [student]
+       | ^^^^^^^^^
+    `student.fresh` needs `student.tokenizer`, a folder with tokenizer.json or vocab.txt
+    "#);
+    insta::assert_snapshot!(refusal("tokenizer = \"words\"", "path = \"student\""), @r#"
+    TOML parse error at line 20, column 1
+       |
+    20 | [student]
+       | ^^^^^^^^^
+    a student has either `path`, a Hugging Face directory, or a table `fresh`
+    "#);
+    insta::assert_snapshot!(refusal("max_length = 16", "max_length = 17"), @r#"
+    TOML parse error at line 20, column 1
+       |
+    20 | [student]
+       | ^^^^^^^^^
+    `student.max_length` is 17 and `student.fresh.max_positions` is 16
+    "#);
+    insta::assert_snapshot!(refusal("num_heads = 2", "num_heads = 3"), @r#"
+    TOML parse error at line 20, column 1
+       |
+    20 | [student]
+       | ^^^^^^^^^
+    fresh student: `num_heads` is `3 for hidden_size 8`, supported: a divisor of hidden_size
+    "#);
+    insta::assert_snapshot!(refusal("missing = \"drop\"", "missing = \"zero\""), @r#"
+    TOML parse error at line 17, column 11
+       |
+    17 | missing = "zero"
+       |           ^^^^^^
+    unknown variant `zero`, expected `refuse` or `drop`
+    "#);
+    insta::assert_snapshot!(refusal("alpha = 0.25", "alpha = 2"), @r#"
+    TOML parse error at line 36, column 1
+       |
+    36 | [objective]
+       | ^^^^^^^^^^^
+    objective.alpha is 2; it is a share and lies between 0 and 1
+    "#);
+    insta::assert_snapshot!(refusal("seeds = [1, 2]", "seeds = []"), @"`compare.seeds` is empty");
+    insta::assert_snapshot!(refusal("seeds = [1, 2]", "seeds = [1, 1]"), @"`compare.seeds` has 1 twice");
+    insta::assert_snapshot!(refusal("noise_sigmas = [1.5]", "noise_sigmas = []"), @"`compare.controls` has `noise`, and `compare.noise_sigmas` is empty");
+    insta::assert_snapshot!(refusal("digest = \"sha256:00", "digest = \"sha256:0"), @r#"
+    TOML parse error at line 14, column 10
+       |
+    14 | digest = "sha256:000000000000000000000000000000000000000000000000000000000000000"
+       |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    `sha256:000000000000000000000000000000000000000000000000000000000000000` is not a digest
+    "#);
 }
 
 /// The keys that serde names when it refuses an unknown one in a table.
