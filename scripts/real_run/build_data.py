@@ -183,7 +183,7 @@ def index_digests(targets: list[tuple[str, str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--train", type=int, default=625, help="training rows per section")
+    parser.add_argument("--train", type=int, default=440, help="training rows per section")
     parser.add_argument("--validation", type=int, default=64, help="validation rows per section")
     parser.add_argument("--test", type=int, default=125, help="test rows per section")
     parser.add_argument("--max-chars", type=int, default=1200, help="longest text kept, in characters")

@@ -49,7 +49,10 @@ impl EmbeddingServer {
     /// # Errors
     /// The operating system's, where no socket can be had.
     pub fn start(latency: Duration) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let shared = Shared {
             latency,
@@ -57,7 +60,9 @@ impl EmbeddingServer {
         };
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))?;
         let address = listener.local_addr()?;
-        let router = Router::new().route("/v1/embeddings", post(answer)).with_state(shared);
+        let router = Router::new()
+            .route("/v1/embeddings", post(answer))
+            .with_state(shared);
         runtime.spawn(async move { axum::serve(listener, router).await });
         Ok(Self {
             address,
@@ -73,13 +78,18 @@ impl EmbeddingServer {
 
     /// Everything answered so far, in order.
     pub fn log(&self) -> Vec<Answer> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 /// The embedding that the server gives for `text`: small exact numbers that differ from text to text.
 pub fn embedding(text: &str) -> Vec<f32> {
-    let mut state = text.bytes().fold(17_u32, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let mut state = text.bytes().fold(17_u32, |state, byte| {
+        state.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
     (0..WIDTH)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -105,5 +115,7 @@ async fn answer(State(shared): State<Shared>, Json(request): Json<Request>) -> J
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .extend(texts.into_iter().map(|text| Answer { text, at }));
-    Json(json!({"object": "list", "model": request.model, "data": data, "usage": {"prompt_tokens": 3, "total_tokens": 3}}))
+    Json(
+        json!({"object": "list", "model": request.model, "data": data, "usage": {"prompt_tokens": 3, "total_tokens": 3}}),
+    )
 }

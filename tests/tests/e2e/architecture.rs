@@ -28,7 +28,10 @@ fn the_stages_know_the_contract_and_not_each_other() {
     assert_eq!(workspace_dependencies("schemas"), set(&[]));
     assert_eq!(workspace_dependencies("harvest"), set(&["schemas"]));
     assert_eq!(workspace_dependencies("distill"), set(&["schemas"]));
-    assert_eq!(workspace_dependencies("tests"), set(&["distill", "harvest", "schemas"]));
+    assert_eq!(
+        workspace_dependencies("tests"),
+        set(&["distill", "harvest", "schemas"])
+    );
 }
 
 #[test]
@@ -46,31 +49,78 @@ fn the_top_level_holds_the_house_and_nothing_else() {
         .filter(|name| !name.starts_with('.'))
         .collect();
     let house = [
-        "Cargo.lock", "Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "data", "distill", "docs", "harvest",
-        "schemas", "scripts", "tests",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "data",
+        "distill",
+        "docs",
+        "harvest",
+        "schemas",
+        "scripts",
+        "tests",
     ];
     assert_eq!(top, BTreeSet::from(house));
 }
 
 fn normal_dependencies(arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{lib}"])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--format",
+            "{lib}",
+        ])
         .args(arguments)
         .current_dir(repository())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn the_default_build_pulls_in_nothing_that_only_cuda_needs() {
-    let is_gpu = |name: &&String| ["cudarc", "cubecl_cuda", "cubecl_cpp", "cubecl_llvm", "burn_cuda", "burn_cubecl"].contains(&name.as_str());
+    let is_gpu = |name: &&String| {
+        [
+            "cudarc",
+            "cubecl_cuda",
+            "cubecl_cpp",
+            "cubecl_llvm",
+            "burn_cuda",
+            "burn_cubecl",
+        ]
+        .contains(&name.as_str())
+    };
     let default = normal_dependencies(&["--workspace"]);
-    assert!(default.contains("burn_flex"), "the CPU backend is in the default build: {default:?}");
-    assert_eq!(default.iter().filter(is_gpu).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert!(
+        default.contains("burn_flex"),
+        "the CPU backend is in the default build: {default:?}"
+    );
+    assert_eq!(
+        default.iter().filter(is_gpu).collect::<Vec<_>>(),
+        Vec::<&String>::new()
+    );
     let cuda = normal_dependencies(&["--package", "distill", "--features", "cuda"]);
-    assert!(cuda.contains("burn_cuda"), "the check above looks at the right names");
+    assert!(
+        cuda.contains("burn_cuda"),
+        "the check above looks at the right names"
+    );
 }
 
 #[test]

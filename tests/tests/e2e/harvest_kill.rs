@@ -24,7 +24,11 @@ fn write_dataset(folder: &Path, url: &str) {
     let mut rows = String::new();
     for row in 0..NUM_ROWS {
         let label = ["no", "yes"][row % 2];
-        writeln!(rows, r#"{{"text": "row number {row}", "label": "{label}"}}"#).unwrap();
+        writeln!(
+            rows,
+            r#"{{"text": "row number {row}", "label": "{label}"}}"#
+        )
+        .unwrap();
     }
     std::fs::write(folder.join("train.jsonl"), rows).unwrap();
     let task = r#"
@@ -58,7 +62,11 @@ fn write_dataset(folder: &Path, url: &str) {
 
 fn harvest(folder: &Path, verb: &str) -> Command {
     let mut command = Command::new(binary("harvest"));
-    command.arg(verb).arg(folder.join("harvest.toml")).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(verb)
+        .arg(folder.join("harvest.toml"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command
 }
 
@@ -68,7 +76,9 @@ fn repaid<'a>(log: &'a [Answer], kills: &[Instant]) -> Vec<&'a str> {
     let mut repaid = Vec::new();
     for answer in log {
         if let Some(earlier) = last.insert(&answer.text, answer.at) {
-            let excused = kills.iter().any(|kill| earlier + SURELY_RECEIVED > *kill && earlier <= *kill + SURELY_RECEIVED);
+            let excused = kills.iter().any(|kill| {
+                earlier + SURELY_RECEIVED > *kill && earlier <= *kill + SURELY_RECEIVED
+            });
             if !excused {
                 repaid.push(answer.text.as_str());
             }
@@ -91,7 +101,10 @@ fn killed_twenty_times_it_pays_once_and_keeps_every_row() {
         let mut child = harvest(folder.path(), "run").spawn().unwrap();
         // The clock starts when the run is under way, so that no kill is spent on loading the program.
         let started = Instant::now();
-        while server.log().len() == before && child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(20) {
+        while server.log().len() == before
+            && child.try_wait().unwrap().is_none()
+            && started.elapsed() < Duration::from_secs(20)
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(random.random_range(0..90)));
@@ -100,11 +113,18 @@ fn killed_twenty_times_it_pays_once_and_keeps_every_row() {
         child.wait().unwrap();
         kills.push(Instant::now());
     }
-    assert!(unfinished >= NUM_KILLS - 2, "only {unfinished} kills struck a run");
+    assert!(
+        unfinished >= NUM_KILLS - 2,
+        "only {unfinished} kills struck a run"
+    );
 
     assert!(harvest(folder.path(), "run").status().unwrap().success());
     let log = server.log();
-    assert_eq!(repaid(&log, &kills), Vec::<&str>::new(), "completed requests were sent again");
+    assert_eq!(
+        repaid(&log, &kills),
+        Vec::<&str>::new(),
+        "completed requests were sent again"
+    );
     assert!(
         log.len() <= NUM_ROWS + NUM_KILLS * CONCURRENCY,
         "{} requests for {NUM_ROWS} rows: more than what was in flight was repeated",
@@ -114,7 +134,9 @@ fn killed_twenty_times_it_pays_once_and_keeps_every_row() {
     assert!(harvest(folder.path(), "freeze").status().unwrap().success());
     let cache = folder.path().join("cache");
     let manifest = Manifest::open(&cache).unwrap();
-    assert!(matches!(manifest.state(), CacheState::Frozen { num_rows, .. } if *num_rows == NUM_ROWS as u64));
+    assert!(
+        matches!(manifest.state(), CacheState::Frozen { num_rows, .. } if *num_rows == NUM_ROWS as u64)
+    );
     let mut seen = HashMap::new();
     for shard in list_shards(&cache).unwrap() {
         for record in ShardReader::open(&shard).unwrap().records().unwrap() {
@@ -122,7 +144,11 @@ fn killed_twenty_times_it_pays_once_and_keeps_every_row() {
             let SignalValue::Vector(vector) = record.signals["feature"].clone() else {
                 panic!("the feature is a vector");
             };
-            assert!(seen.insert((record.id, record.draw), vector).is_none(), "{} is there twice", record.id);
+            assert!(
+                seen.insert((record.id, record.draw), vector).is_none(),
+                "{} is there twice",
+                record.id
+            );
         }
     }
     assert_eq!(seen.len(), NUM_ROWS);

@@ -7,5 +7,6 @@
 )]
 
 mod architecture;
+mod distill_kill;
 mod harvest_kill;
 mod hygiene;
