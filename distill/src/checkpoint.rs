@@ -80,15 +80,25 @@ impl CheckpointError {
             Self::Io { .. } => return None,
             Self::None { .. } => "train first: `distill train`".to_owned(),
             Self::Damaged { .. } => "start over with --restart".to_owned(),
-            Self::FormatVersion { .. } => "go on with the version that wrote it, or start over with --restart".to_owned(),
+            Self::FormatVersion { .. } => {
+                "go on with the version that wrote it, or start over with --restart".to_owned()
+            }
             Self::OtherRun { .. } => {
-                "change it back, name another folder in `output.path`, or start over with --restart".to_owned()
+                "change it back, name another folder in `output.path`, or start over with --restart"
+                    .to_owned()
             }
         })
     }
 
-    fn io<'a>(path: &'a Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self + use<'a> {
-        move |source| Self::Io { path: path.to_owned(), action, source }
+    fn io<'a>(
+        path: &'a Path,
+        action: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self + use<'a> {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            action,
+            source,
+        }
     }
 }
 
@@ -127,11 +137,17 @@ impl RunIdentity {
     /// # Errors
     /// [`CheckpointError::OtherRun`] names the first key that differs.
     pub fn check_same(&self, stored: &Self, folder: &Path) -> Result<(), CheckpointError> {
-        match differences(&stored.as_value(), &self.as_value()).into_iter().next() {
+        match differences(&stored.as_value(), &self.as_value())
+            .into_iter()
+            .next()
+        {
             None => Ok(()),
-            Some((key, stored, configured)) => {
-                Err(CheckpointError::OtherRun { folder: folder.to_owned(), key, stored, configured })
-            }
+            Some((key, stored, configured)) => Err(CheckpointError::OtherRun {
+                folder: folder.to_owned(),
+                key,
+                stored,
+                configured,
+            }),
         }
     }
 }
@@ -187,9 +203,26 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// A checkpoint of these files.
-    pub fn new(run: RunIdentity, position: Position, best: Option<Best>, files: BTreeMap<String, Vec<u8>>) -> Self {
-        let digests = files.iter().map(|(name, bytes)| (name.clone(), Sha256Digest::of(bytes))).collect();
-        Self { state: State { format_version: FORMAT_VERSION, run, position, best, files: digests }, files }
+    pub fn new(
+        run: RunIdentity,
+        position: Position,
+        best: Option<Best>,
+        files: BTreeMap<String, Vec<u8>>,
+    ) -> Self {
+        let digests = files
+            .iter()
+            .map(|(name, bytes)| (name.clone(), Sha256Digest::of(bytes)))
+            .collect();
+        Self {
+            state: State {
+                format_version: FORMAT_VERSION,
+                run,
+                position,
+                best,
+                files: digests,
+            },
+            files,
+        }
     }
 }
 
@@ -219,7 +252,10 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// The checkpoints in a run folder, whether or not there are any.
     pub fn of(run_folder: &Path) -> Self {
-        Self { run_folder: run_folder.to_owned(), folder: run_folder.join("checkpoints") }
+        Self {
+            run_folder: run_folder.to_owned(),
+            folder: run_folder.join("checkpoints"),
+        }
     }
 
     /// Whether there is one to go on from.
@@ -241,7 +277,11 @@ impl Checkpoints {
         }
         fs::create_dir_all(&self.folder).map_err(CheckpointError::io(&self.folder, "create"))?;
         let is_best = checkpoint.state.best.is_some_and(|best| best.step == step);
-        let best = if is_best { Some(name.clone()) } else { previous.and_then(|index| index.best) };
+        let best = if is_best {
+            Some(name.clone())
+        } else {
+            previous.and_then(|index| index.best)
+        };
 
         let staging = self.folder.join(format!(".{name}"));
         remove(&staging)?;
@@ -265,7 +305,9 @@ impl Checkpoints {
     /// # Errors
     /// There is none, or it is damaged.
     pub fn load(&self, which: Which) -> Result<Checkpoint, CheckpointError> {
-        let none = || CheckpointError::None { folder: self.run_folder.clone() };
+        let none = || CheckpointError::None {
+            folder: self.run_folder.clone(),
+        };
         let index = self.index()?.ok_or_else(none)?;
         let name = match which {
             Which::Last => index.last,
@@ -278,7 +320,10 @@ impl Checkpoints {
             let path = folder.join(name);
             let bytes = fs::read(&path).map_err(CheckpointError::io(&path, "read"))?;
             if Sha256Digest::of(&bytes) != *digest {
-                return Err(CheckpointError::Damaged { path, problem: "its digest is not that in state.json".to_owned() });
+                return Err(CheckpointError::Damaged {
+                    path,
+                    problem: "its digest is not that in state.json".to_owned(),
+                });
             }
             files.insert(name.clone(), bytes);
         }
@@ -295,7 +340,11 @@ impl Checkpoints {
 
     fn index(&self) -> Result<Option<Index>, CheckpointError> {
         let path = self.folder.join(INDEX_FILE);
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+        if path.exists() {
+            read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn read_state(folder: &Path) -> Result<State, CheckpointError> {
@@ -306,13 +355,17 @@ impl Checkpoints {
         let path = folder.join(STATE_FILE);
         let Version { format_version } = read_json(&path)?;
         if format_version != FORMAT_VERSION {
-            return Err(CheckpointError::FormatVersion { path, found: format_version });
+            return Err(CheckpointError::FormatVersion {
+                path,
+                found: format_version,
+            });
         }
         read_json(&path)
     }
 
     fn prune(&self, index: &Index) -> Result<(), CheckpointError> {
-        let entries = fs::read_dir(&self.folder).map_err(CheckpointError::io(&self.folder, "list"))?;
+        let entries =
+            fs::read_dir(&self.folder).map_err(CheckpointError::io(&self.folder, "list"))?;
         for entry in entries {
             let entry = entry.map_err(CheckpointError::io(&self.folder, "list"))?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -333,8 +386,10 @@ fn pretty<T: Serialize>(value: &T) -> Vec<u8> {
 
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let bytes = fs::read(path).map_err(CheckpointError::io(path, "read"))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| CheckpointError::Damaged { path: path.to_owned(), problem: error.to_string() })
+    serde_json::from_slice(&bytes).map_err(|error| CheckpointError::Damaged {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    })
 }
 
 /// Writes JSON beside `path` and renames it.
@@ -351,7 +406,9 @@ fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let mut file = File::create(path).map_err(CheckpointError::io(path, "write"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(path, "write"))
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(CheckpointError::io(path, "write"))
 }
 
 /// A rename is durable once its folder is.
@@ -365,7 +422,9 @@ fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
 
 fn remove(folder: &Path) -> Result<(), CheckpointError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CheckpointError::io(folder, "remove")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(CheckpointError::io(folder, "remove")(error))
+        }
         _ => Ok(()),
     }
 }
@@ -388,8 +447,20 @@ mod tests {
 
     fn checkpoint(step: u64, best: u64) -> Checkpoint {
         let files = [("student.safetensors".to_owned(), vec![step as u8; 3])].into();
-        let position = Position { step, ..Position::default() };
-        Checkpoint::new(identity(), position, Some(Best { score: Some(0.5), epoch: 1, step: best }), files)
+        let position = Position {
+            step,
+            ..Position::default()
+        };
+        Checkpoint::new(
+            identity(),
+            position,
+            Some(Best {
+                score: Some(0.5),
+                epoch: 1,
+                step: best,
+            }),
+            files,
+        )
     }
 
     #[test]
@@ -400,15 +471,24 @@ mod tests {
         for (step, best) in [(1, 1), (2, 2), (3, 2), (4, 2)] {
             checkpoints.save(&checkpoint(step, best)).unwrap();
         }
-        assert_eq!(checkpoints.load(Which::Last).unwrap().state.position.step, 4);
+        assert_eq!(
+            checkpoints.load(Which::Last).unwrap().state.position.step,
+            4
+        );
         let best = checkpoints.load(Which::Best).unwrap();
-        assert_eq!((best.state.position.step, &best.files["student.safetensors"]), (2, &vec![2, 2, 2]));
+        assert_eq!(
+            (best.state.position.step, &best.files["student.safetensors"]),
+            (2, &vec![2, 2, 2])
+        );
         let mut names: Vec<String> = fs::read_dir(folder.path().join("checkpoints"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names, ["index.json", "step-00000002-pass-0", "step-00000004-pass-0"]);
+        assert_eq!(
+            names,
+            ["index.json", "step-00000002-pass-0", "step-00000004-pass-0"]
+        );
     }
 
     #[test]
@@ -416,26 +496,41 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::of(folder.path());
         checkpoints.save(&checkpoint(1, 1)).unwrap();
-        let file = folder.path().join("checkpoints/step-00000001-pass-0/student.safetensors");
+        let file = folder
+            .path()
+            .join("checkpoints/step-00000001-pass-0/student.safetensors");
         fs::write(&file, [1, 1, 0]).unwrap();
         let error = checkpoints.load(Which::Last).unwrap_err();
-        assert!(error.to_string().ends_with("is damaged: its digest is not that in state.json"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("is damaged: its digest is not that in state.json"),
+            "{error}"
+        );
     }
 
     #[test]
     fn another_run_is_refused_by_the_key_that_differs() {
-        let other = RunIdentity { config: json!({"training": {"epochs": 3, "batch_size": 8}}), ..identity() };
+        let other = RunIdentity {
+            config: json!({"training": {"epochs": 3, "batch_size": 8}}),
+            ..identity()
+        };
         let error = other.check_same(&identity(), Path::new("out")).unwrap_err();
         assert_eq!(
             error.to_string(),
             "run folder `out` holds a run with training.epochs = 2, and the configuration says 3"
         );
-        let other = RunIdentity { cache: "sha256:11".into(), ..identity() };
+        let other = RunIdentity {
+            cache: "sha256:11".into(),
+            ..identity()
+        };
         let error = other.check_same(&identity(), Path::new("out")).unwrap_err();
         assert_eq!(
             error.to_string(),
             "run folder `out` holds a run with cache digest = \"sha256:00\", and the configuration says \"sha256:11\""
         );
-        identity().check_same(&identity(), Path::new("out")).unwrap();
+        identity()
+            .check_same(&identity(), Path::new("out"))
+            .unwrap();
     }
 }

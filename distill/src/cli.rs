@@ -98,7 +98,11 @@ pub fn report(result: Result<Status, Error>) -> ExitCode {
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
     // Nobody is left to be told that standard error is closed.
     let _ = usage.print();
-    if usage.use_stderr() { ExitCode::from(Status::UserError as u8) } else { ExitCode::SUCCESS }
+    if usage.use_stderr() {
+        ExitCode::from(Status::UserError as u8)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn write_error(text: &str) {
@@ -115,7 +119,9 @@ pub fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Error::io(std::path::Path::new("standard output"), "write")(error)),
+        Err(error) => Err(Error::io(std::path::Path::new("standard output"), "write")(
+            error,
+        )),
         Ok(()) => Ok(()),
     }
 }

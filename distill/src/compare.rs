@@ -56,38 +56,65 @@ impl Plan {
                 Control::Shuffled => variants.push(Variant::Shuffled),
                 Control::FrozenRandom => variants.push(Variant::FrozenRandom),
                 Control::Noise => {
-                    variants.extend(run.compare.noise_sigmas.iter().map(|sigma| Variant::Noise(sigma.get())));
+                    variants.extend(
+                        run.compare
+                            .noise_sigmas
+                            .iter()
+                            .map(|sigma| Variant::Noise(sigma.get())),
+                    );
                 }
             }
         }
-        let supervision = |variant| Supervision::new(variant, &run.objective, run.training.schedule);
+        let supervision =
+            |variant| Supervision::new(variant, &run.objective, run.training.schedule);
         let rows = variants
             .iter()
             .map(|&variant| {
-                let same = variants.iter().find(|&&other| supervision(other) == supervision(variant));
-                PlannedRow { variant, trained_as: *same.expect("a variant comes to the same as itself") }
+                let same = variants
+                    .iter()
+                    .find(|&&other| supervision(other) == supervision(variant));
+                PlannedRow {
+                    variant,
+                    trained_as: *same.expect("a variant comes to the same as itself"),
+                }
             })
             .collect();
-        Self { rows, seeds: run.compare.seeds.clone(), folder: config.output().join("compare") }
+        Self {
+            rows,
+            seeds: run.compare.seeds.clone(),
+            folder: config.output().join("compare"),
+        }
     }
 
     /// Every run once, all variants of a seed before the next seed.
     pub fn runs(&self) -> Vec<PlannedRun> {
         let trained = self.rows.iter().filter(|row| row.variant == row.trained_as);
         let trained: Vec<Variant> = trained.map(|row| row.variant).collect();
-        let runs = self.seeds.iter().flat_map(|&seed| trained.iter().map(move |&variant| (variant, seed)));
-        runs.map(|(variant, seed)| PlannedRun { variant, seed, folder: self.run_folder(variant, seed) }).collect()
+        let runs = self
+            .seeds
+            .iter()
+            .flat_map(|&seed| trained.iter().map(move |&variant| (variant, seed)));
+        runs.map(|(variant, seed)| PlannedRun {
+            variant,
+            seed,
+            folder: self.run_folder(variant, seed),
+        })
+        .collect()
     }
 
     fn run_folder(&self, variant: Variant, seed: u64) -> PathBuf {
-        self.folder.join(variant.to_string()).join(format!("seed-{seed}"))
+        self.folder
+            .join(variant.to_string())
+            .join(format!("seed-{seed}"))
     }
 
     /// The table of finished runs.
     pub fn report(&self, results: &[(PlannedRun, RunResult)]) -> Report {
         let of = |variant: Variant| -> Vec<SeedResult> {
             let runs = results.iter().filter(|(run, _)| run.variant == variant);
-            let mut seeds: Vec<SeedResult> = runs.map(|(run, result)| SeedResult::new(run.seed, result)).collect();
+            let mut seeds: Vec<SeedResult> = runs
+                .map(|(run, result)| SeedResult::new(run.seed, result))
+                .collect();
             seeds.sort_by_key(|result| self.seeds.iter().position(|&seed| seed == result.seed));
             seeds
         };
@@ -102,11 +129,19 @@ impl Plan {
             .collect();
         let first = results.first().map(|(_, result)| result);
         Report {
-            metric: first.map(|result| result.metric.clone()).unwrap_or_default(),
+            metric: first
+                .map(|result| result.metric.clone())
+                .unwrap_or_default(),
             num_train_rows: first.map_or(0, |result| result.num_train_rows),
-            cache: first.map(|result| result.run.cache.clone()).unwrap_or_default(),
-            data: first.map(|result| result.run.data.clone()).unwrap_or_default(),
-            config: first.map(|result| result.run.config.clone()).unwrap_or_default(),
+            cache: first
+                .map(|result| result.run.cache.clone())
+                .unwrap_or_default(),
+            data: first
+                .map(|result| result.run.data.clone())
+                .unwrap_or_default(),
+            config: first
+                .map(|result| result.run.config.clone())
+                .unwrap_or_default(),
             rows,
         }
     }
@@ -127,7 +162,12 @@ pub struct SeedResult {
 
 impl SeedResult {
     fn new(seed: u64, result: &RunResult) -> Self {
-        Self { seed, validation: result.validation, test: result.test, best_epoch: result.best_epoch }
+        Self {
+            seed,
+            validation: result.validation,
+            test: result.test,
+            best_epoch: result.best_epoch,
+        }
     }
 }
 
@@ -143,7 +183,10 @@ pub struct Summary {
 impl Summary {
     fn of(scores: Option<Vec<f64>>) -> Self {
         let scores = scores.unwrap_or_default();
-        Self { mean: mean(&scores), deviation: sample_deviation(&scores) }
+        Self {
+            mean: mean(&scores),
+            deviation: sample_deviation(&scores),
+        }
     }
 }
 
@@ -174,14 +217,25 @@ pub struct ReportRow {
 }
 
 impl ReportRow {
-    fn new(variant: Variant, same_as: Option<String>, seeds: Vec<SeedResult>, baseline: &[SeedResult]) -> Self {
-        let all = |score: fn(&SeedResult) -> Option<f64>| seeds.iter().map(score).collect::<Option<Vec<f64>>>();
+    fn new(
+        variant: Variant,
+        same_as: Option<String>,
+        seeds: Vec<SeedResult>,
+        baseline: &[SeedResult],
+    ) -> Self {
+        let all = |score: fn(&SeedResult) -> Option<f64>| {
+            seeds.iter().map(score).collect::<Option<Vec<f64>>>()
+        };
         Self {
             variant: variant.to_string(),
             same_as,
             validation: Summary::of(all(|seed| seed.validation)),
             test: Summary::of(all(|seed| seed.test)),
-            difference: if variant == Variant::Undistilled { None } else { Difference::of(&seeds, baseline) },
+            difference: if variant == Variant::Undistilled {
+                None
+            } else {
+                Difference::of(&seeds, baseline)
+            },
             seeds,
         }
     }
@@ -194,13 +248,24 @@ impl Difference {
         let pairs: Option<Vec<Pair>> = seeds
             .iter()
             .map(|treatment| {
-                let control = baseline.iter().find(|control| control.seed == treatment.seed)?;
-                Some(Pair { treatment: score(treatment)?, control: score(control)? })
+                let control = baseline
+                    .iter()
+                    .find(|control| control.seed == treatment.seed)?;
+                Some(Pair {
+                    treatment: score(treatment)?,
+                    control: score(control)?,
+                })
             })
             .collect();
         let pairs = pairs?;
-        let differences: Vec<f64> = pairs.iter().map(|pair| pair.treatment - pair.control).collect();
-        Some(Self { mean: mean(&differences)?, p_value: paired_t_test(&pairs).map(|test| test.p_value) })
+        let differences: Vec<f64> = pairs
+            .iter()
+            .map(|pair| pair.treatment - pair.control)
+            .collect();
+        Some(Self {
+            mean: mean(&differences)?,
+            p_value: paired_t_test(&pairs).map(|test| test.p_value),
+        })
     }
 }
 
@@ -229,14 +294,22 @@ impl fmt::Display for Report {
             (Some(mean), None) => percent(mean),
             (Some(mean), Some(deviation)) => format!("{} ± {}", percent(mean), percent(deviation)),
         };
-        let width = self.rows.iter().map(|row| row.variant.len()).max().unwrap_or(0).max("variant".len());
+        let width = self
+            .rows
+            .iter()
+            .map(|row| row.variant.len())
+            .max()
+            .unwrap_or(0)
+            .max("variant".len());
         writeln!(
             formatter,
             "{:width$}  {:>15}  {:>15}  {:>14}  {:>8}  {:>2}",
             "variant", "validation", "test", "to undistilled", "paired p", "n"
         )?;
         for row in &self.rows {
-            let difference = row.difference.map_or("-".to_owned(), |difference| format!("{:+.2}", 100.0 * difference.mean));
+            let difference = row.difference.map_or("-".to_owned(), |difference| {
+                format!("{:+.2}", 100.0 * difference.mean)
+            });
             let p = row.difference.and_then(|difference| difference.p_value);
             write!(
                 formatter,
@@ -249,7 +322,10 @@ impl fmt::Display for Report {
                 row.seeds.len()
             )?;
             match &row.same_as {
-                Some(other) => writeln!(formatter, "  the runs of {other}: it comes to the same here")?,
+                Some(other) => writeln!(
+                    formatter,
+                    "  the runs of {other}: it comes to the same here"
+                )?,
                 None => writeln!(formatter)?,
             }
         }
@@ -311,23 +387,39 @@ mod tests {
 
     #[test]
     fn equal_variants_are_trained_once() {
-        let plan = Plan::new(&config("[objective]\nalpha = 0\nbeta = 0\n[compare]\nseeds = [4, 2]"));
+        let plan = Plan::new(&config(
+            "[objective]\nalpha = 0\nbeta = 0\n[compare]\nseeds = [4, 2]",
+        ));
         let names: Vec<String> = plan.runs().iter().map(PlannedRun::name).collect();
         assert_eq!(
             names,
-            ["undistilled with seed 4", "method with seed 4", "undistilled with seed 2", "method with seed 2"]
+            [
+                "undistilled with seed 4",
+                "method with seed 4",
+                "undistilled with seed 2",
+                "method with seed 2"
+            ]
         );
         let all = Plan::new(&config(""));
         assert_eq!(all.runs().len(), 3 * 8);
-        assert_eq!(all.runs()[0].folder, Path::new("o/compare/undistilled/seed-1"));
+        assert_eq!(
+            all.runs()[0].folder,
+            Path::new("o/compare/undistilled/seed-1")
+        );
     }
 
     #[test]
     fn the_table_shows_means_deviations_and_the_paired_test() {
-        let plan = Plan::new(&config("[compare]\ncontrols = [\"aux-only\"]\n[objective]\nbeta = 0\nalpha = 0"));
+        let plan = Plan::new(&config(
+            "[compare]\ncontrols = [\"aux-only\"]\n[objective]\nbeta = 0\nalpha = 0",
+        ));
         let scores = [0.60, 0.62, 0.61, 0.64, 0.62, 0.63];
-        let results: Vec<_> =
-            plan.runs().iter().zip(scores).map(|(run, score)| result(run, score + 0.1, Some(score))).collect();
+        let results: Vec<_> = plan
+            .runs()
+            .iter()
+            .zip(scores)
+            .map(|(run, score)| result(run, score + 0.1, Some(score)))
+            .collect();
         let report = plan.report(&results);
         insta::assert_snapshot!(report.to_string(), @r#"
         variant           validation             test  to undistilled  paired p   n
@@ -336,14 +428,26 @@ mod tests {
         aux-only        73.00 ± 1.00     63.00 ± 1.00           +2.00    0.0742   3  the runs of method: it comes to the same here
         accuracy in percent, mean ± standard deviation over seeds; checkpoints chosen on validation; 12 training rows
         "#);
-        assert_eq!(report.rows[1].difference.unwrap().p_value.map(|p| (p * 1e4).round()), Some(742.0));
+        assert_eq!(
+            report.rows[1]
+                .difference
+                .unwrap()
+                .p_value
+                .map(|p| (p * 1e4).round()),
+            Some(742.0)
+        );
     }
 
     #[test]
     fn without_test_labels_the_validation_split_is_compared() {
         let plan = Plan::new(&config("[compare]\ncontrols = []\nseeds = [1, 2]"));
         let scores = [0.5, 0.75, 0.5, 1.0];
-        let results: Vec<_> = plan.runs().iter().zip(scores).map(|(run, score)| result(run, score, None)).collect();
+        let results: Vec<_> = plan
+            .runs()
+            .iter()
+            .zip(scores)
+            .map(|(run, score)| result(run, score, None))
+            .collect();
         let row = &plan.report(&results).rows[1];
         assert_eq!(row.test.mean, None);
         assert_eq!(row.difference.unwrap().mean, 0.375);

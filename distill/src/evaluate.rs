@@ -27,7 +27,10 @@ const METRICS: [(Metric, &str); 6] = [
 
 /// The name of a metric in results.
 pub fn metric_name(metric: Metric) -> &'static str {
-    METRICS.iter().find(|(known, _)| *known == metric).map_or("", |(_, name)| name)
+    METRICS
+        .iter()
+        .find(|(known, _)| *known == metric)
+        .map_or("", |(_, name)| name)
 }
 
 /// What a student says about one row.
@@ -66,17 +69,24 @@ pub fn answers(
             TaskKind::Regression => outputs_bc,
         };
         let width = outputs_bc.dims()[1];
-        let values: Vec<f32> = outputs_bc.into_data().try_to_vec().expect("outputs are f32");
+        let values: Vec<f32> = outputs_bc
+            .into_data()
+            .try_to_vec()
+            .expect("outputs are f32");
         for (&row, outputs) in rows.iter().zip(values.chunks(width)) {
             answers[row] = Some(match kind {
-                TaskKind::Classification { .. } => {
-                    Answer::Class { class: argmax(outputs), probabilities: outputs.to_vec() }
-                }
+                TaskKind::Classification { .. } => Answer::Class {
+                    class: argmax(outputs),
+                    probabilities: outputs.to_vec(),
+                },
                 TaskKind::Regression => Answer::Value(f64::from(outputs[0])),
             });
         }
     }
-    answers.into_iter().map(|answer| answer.expect("every row is in one batch")).collect()
+    answers
+        .into_iter()
+        .map(|answer| answer.expect("every row is in one batch"))
+        .collect()
 }
 
 fn argmax(values: &[f32]) -> usize {
@@ -110,7 +120,10 @@ pub fn scores(answers: &[Answer], rows: &Rows, metric: Metric) -> Result<Option<
                 .iter()
                 .zip(classes)
                 .filter_map(|(answer, &expected)| match answer {
-                    Answer::Class { class, .. } => Some(Outcome { predicted: *class, expected: expected as usize }),
+                    Answer::Class { class, .. } => Some(Outcome {
+                        predicted: *class,
+                        expected: expected as usize,
+                    }),
                     Answer::Value(_) => None,
                 })
                 .collect(),
@@ -120,7 +133,10 @@ pub fn scores(answers: &[Answer], rows: &Rows, metric: Metric) -> Result<Option<
                 .iter()
                 .zip(values)
                 .filter_map(|(answer, &expected)| match answer {
-                    Answer::Value(predicted) => Some(Outcome { predicted: *predicted, expected }),
+                    Answer::Value(predicted) => Some(Outcome {
+                        predicted: *predicted,
+                        expected,
+                    }),
                     Answer::Class { .. } => None,
                 })
                 .collect(),
@@ -139,5 +155,8 @@ pub fn scores(answers: &[Answer], rows: &Rows, metric: Metric) -> Result<Option<
             all.insert(name.to_owned(), score.into());
         }
     }
-    Ok(Some(Scores { main: score(metric, &predictions)?, all }))
+    Ok(Some(Scores {
+        main: score(metric, &predictions)?,
+        all,
+    }))
 }

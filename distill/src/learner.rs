@@ -40,7 +40,12 @@ pub struct TeacherSide {
 impl TeacherSide {
     /// An aligner that has not been trained yet.
     pub fn new(aligner: Aligner, features: TeacherFeatures, training: &TrainingConfig) -> Self {
-        Self { aligner, optimizer: ModuleAdamW::new(training.weight_decay.get()), features, frozen: None }
+        Self {
+            aligner,
+            optimizer: ModuleAdamW::new(training.weight_decay.get()),
+            features,
+            frozen: None,
+        }
     }
 }
 
@@ -103,7 +108,11 @@ struct Accumulated<M> {
 
 impl<M: Module> Accumulated<M> {
     fn new() -> Self {
-        Self { gradients: GradientsAccumulator::new(), loss: 0.0, terms: Vec::new() }
+        Self {
+            gradients: GradientsAccumulator::new(),
+            loss: 0.0,
+            terms: Vec::new(),
+        }
     }
 
     /// Adds a part that holds `share` of the step's rows, so that mean losses add up to the mean over the step.
@@ -111,7 +120,10 @@ impl<M: Module> Accumulated<M> {
         let mut values = vec![loss.total.clone().inner()];
         values.extend(loss.terms.iter().map(|(_, term)| term.clone().inner()));
         // One transfer for all of them.
-        let values: Vec<f32> = Tensor::cat(values, 0).into_data().try_to_vec().expect("losses are f32");
+        let values: Vec<f32> = Tensor::cat(values, 0)
+            .into_data()
+            .try_to_vec()
+            .expect("losses are f32");
         self.loss += share * values[0];
         for (index, ((name, _), value)) in loss.terms.iter().zip(&values[1..]).enumerate() {
             match self.terms.get_mut(index) {
@@ -119,19 +131,32 @@ impl<M: Module> Accumulated<M> {
                 None => self.terms.push((name, share * value)),
             }
         }
-        let total = if share < 1.0 { loss.total.mul_scalar(share) } else { loss.total };
+        let total = if share < 1.0 {
+            loss.total.mul_scalar(share)
+        } else {
+            loss.total
+        };
         let gradients = GradientsParams::from_grads(total.backward(), module);
         self.gradients.accumulate(module, gradients);
     }
 
     /// Moves the module; `None` where the gradient is not finite.
-    fn apply(mut self, module: M, optimizer: &mut ModuleAdamW, rate: f64, max_norm: f64) -> Option<(M, Update)> {
+    fn apply(
+        mut self,
+        module: M,
+        optimizer: &mut ModuleAdamW,
+        rate: f64,
+        max_norm: f64,
+    ) -> Option<(M, Update)> {
         let clipped = clip_global_norm(&module, self.gradients.grads(), max_norm);
         if !clipped.norm.is_finite() {
             return None;
         }
         let module = optimizer.step(rate, module, clipped.gradients);
-        let terms = self.terms.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value)));
+        let terms = self
+            .terms
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Value::from(value)));
         let update = Update {
             loss: self.loss,
             terms: terms.collect::<Map<_, _>>(),
@@ -144,8 +169,18 @@ impl<M: Module> Accumulated<M> {
 
 impl<'a> Learner<'a> {
     /// A run at its start.
-    pub fn new(lessons: Lessons<'a>, student: Student, teacher: Option<TeacherSide>, weight_decay: f64) -> Self {
-        Self { lessons, student, optimizer: ModuleAdamW::new(weight_decay), teacher }
+    pub fn new(
+        lessons: Lessons<'a>,
+        student: Student,
+        teacher: Option<TeacherSide>,
+        weight_decay: f64,
+    ) -> Self {
+        Self {
+            lessons,
+            student,
+            optimizer: ModuleAdamW::new(weight_decay),
+            teacher,
+        }
     }
 
     /// The student in evaluation mode: no dropout, no graph.
@@ -169,36 +204,63 @@ impl<'a> Learner<'a> {
     ///
     /// # Errors
     /// [`Error::Diverged`]; nothing has moved then, or the aligner alone.
-    pub fn step(&mut self, trained: Trained, rows: &[usize], number: u64, rates: Rates) -> Result<StepOutcome, Error> {
-        let part_size = rows.len().div_ceil(self.lessons.gradient_accumulation).max(1);
+    pub fn step(
+        &mut self,
+        trained: Trained,
+        rows: &[usize],
+        number: u64,
+        rates: Rates,
+    ) -> Result<StepOutcome, Error> {
+        let part_size = rows
+            .len()
+            .div_ceil(self.lessons.gradient_accumulation)
+            .max(1);
         let mut aligner_sum = trained.has_aligner().then(Accumulated::<Aligner>::new);
         let mut student_sum = trained.has_student().then(Accumulated::<Student>::new);
         for (index, part) in rows.chunks(part_size).enumerate() {
             let position = number * self.lessons.gradient_accumulation as u64 + index as u64;
             let share = part.len() as f32 / rows.len() as f32;
             let targets = batch::targets(&self.lessons.rows.labels, part, &self.lessons.device);
-            let taught = self.teacher.as_ref().map(|teacher| self.teach(teacher, part, position));
-            if let (Some(sum), Some(teacher), Some(taught)) = (&mut aligner_sum, &self.teacher, &taught) {
-                sum.add(&teacher.aligner, self.lessons.objective.aligner_loss(taught, &targets), share);
+            let taught = self
+                .teacher
+                .as_ref()
+                .map(|teacher| self.teach(teacher, part, position));
+            if let (Some(sum), Some(teacher), Some(taught)) =
+                (&mut aligner_sum, &self.teacher, &taught)
+            {
+                sum.add(
+                    &teacher.aligner,
+                    self.lessons.objective.aligner_loss(taught, &targets),
+                    share,
+                );
             }
             if let Some(sum) = &mut student_sum {
-                sum.add(&self.student, self.student_loss(part, taught.as_ref(), &targets, position), share);
+                sum.add(
+                    &self.student,
+                    self.student_loss(part, taught.as_ref(), &targets, position),
+                    share,
+                );
             }
         }
         let max_norm = self.lessons.max_gradient_norm;
         let diverged = || Error::Diverged { step: number };
-        let mut outcome = StepOutcome { aligner: None, student: None };
+        let mut outcome = StepOutcome {
+            aligner: None,
+            student: None,
+        };
         if let (Some(sum), Some(teacher)) = (aligner_sum, &mut self.teacher) {
             let aligner = teacher.aligner.clone();
-            let (aligner, update) =
-                sum.apply(aligner, &mut teacher.optimizer, rates.aligner, max_norm).ok_or_else(diverged)?;
+            let (aligner, update) = sum
+                .apply(aligner, &mut teacher.optimizer, rates.aligner, max_norm)
+                .ok_or_else(diverged)?;
             teacher.aligner = aligner;
             outcome.aligner = Some(update);
         }
         if let Some(sum) = student_sum {
             let student = self.student.clone();
-            let (student, update) =
-                sum.apply(student, &mut self.optimizer, rates.student, max_norm).ok_or_else(diverged)?;
+            let (student, update) = sum
+                .apply(student, &mut self.optimizer, rates.student, max_norm)
+                .ok_or_else(diverged)?;
             self.student = student;
             outcome.student = Some(update);
         }
@@ -210,8 +272,14 @@ impl<'a> Learner<'a> {
         if let Some(frozen) = &teacher.frozen {
             return frozen.forward(teacher.features.batch(rows, &device.clone().inner()));
         }
-        device.seed(self.lessons.randomness.device_seed(Purpose::AlignerDropout, position));
-        teacher.aligner.forward(teacher.features.batch(rows, device))
+        device.seed(
+            self.lessons
+                .randomness
+                .device_seed(Purpose::AlignerDropout, position),
+        );
+        teacher
+            .aligner
+            .forward(teacher.features.batch(rows, device))
     }
 
     fn student_loss(
@@ -221,16 +289,30 @@ impl<'a> Learner<'a> {
         targets: &Targets,
         position: u64,
     ) -> LossTerms {
-        let Lessons { rows: all, pad_id, padding, device, .. } = &self.lessons;
+        let Lessons {
+            rows: all,
+            pad_id,
+            padding,
+            device,
+            ..
+        } = &self.lessons;
         let encodings: Vec<&Encoding> = rows.iter().map(|&row| &all.encodings[row]).collect();
-        device.seed(self.lessons.randomness.device_seed(Purpose::StudentDropout, position));
-        let outputs = self.student.forward(&token_batch(&encodings, *pad_id, *padding, device));
+        device.seed(
+            self.lessons
+                .randomness
+                .device_seed(Purpose::StudentDropout, position),
+        );
+        let outputs = self
+            .student
+            .forward(&token_batch(&encodings, *pad_id, *padding, device));
         let guidance = match taught {
             Some(taught) => Guidance::Teacher(taught),
             None if self.lessons.auxiliary => Guidance::AuxiliaryOnly,
             None => Guidance::None,
         };
-        self.lessons.objective.student_loss(&outputs, guidance, targets)
+        self.lessons
+            .objective
+            .student_loss(&outputs, guidance, targets)
     }
 
     /// All tensors that the next step depends on, as files of a checkpoint.
@@ -240,11 +322,17 @@ impl<'a> Learner<'a> {
     pub fn files(&self) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let mut files = BTreeMap::from([
             (STUDENT_FILE.to_owned(), to_safetensors(&self.student)?),
-            (STUDENT_OPTIMIZER_FILE.to_owned(), self.optimizer.to_safetensors()?),
+            (
+                STUDENT_OPTIMIZER_FILE.to_owned(),
+                self.optimizer.to_safetensors()?,
+            ),
         ]);
         if let Some(teacher) = &self.teacher {
             files.insert(ALIGNER_FILE.to_owned(), to_safetensors(&teacher.aligner)?);
-            files.insert(ALIGNER_OPTIMIZER_FILE.to_owned(), teacher.optimizer.to_safetensors()?);
+            files.insert(
+                ALIGNER_OPTIMIZER_FILE.to_owned(),
+                teacher.optimizer.to_safetensors()?,
+            );
         }
         Ok(files)
     }
@@ -256,10 +344,13 @@ impl<'a> Learner<'a> {
     pub fn restore(&mut self, files: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
         let device = self.lessons.device.clone().inner();
         self.student = restore_student(self.student.clone(), files)?;
-        self.optimizer.load_safetensors(file(files, STUDENT_OPTIMIZER_FILE), &device)?;
+        self.optimizer
+            .load_safetensors(file(files, STUDENT_OPTIMIZER_FILE), &device)?;
         if let Some(teacher) = &mut self.teacher {
             teacher.aligner = load_safetensors(teacher.aligner.clone(), file(files, ALIGNER_FILE))?;
-            teacher.optimizer.load_safetensors(file(files, ALIGNER_OPTIMIZER_FILE), &device)?;
+            teacher
+                .optimizer
+                .load_safetensors(file(files, ALIGNER_OPTIMIZER_FILE), &device)?;
         }
         Ok(())
     }
@@ -269,7 +360,10 @@ impl<'a> Learner<'a> {
 ///
 /// # Errors
 /// It was trained under another configuration.
-pub fn restore_student(student: Student, files: &BTreeMap<String, Vec<u8>>) -> Result<Student, Error> {
+pub fn restore_student(
+    student: Student,
+    files: &BTreeMap<String, Vec<u8>>,
+) -> Result<Student, Error> {
     Ok(load_safetensors(student, file(files, STUDENT_FILE))?)
 }
 

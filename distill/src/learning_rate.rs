@@ -29,7 +29,12 @@ pub struct LearningRate {
 
 impl LearningRate {
     /// A rate over `num_steps` steps with `warmup_share` of them, rounded up, for the warm-up.
-    pub fn new(peak: f64, schedule: LearningRateSchedule, warmup_share: f64, num_steps: u64) -> Self {
+    pub fn new(
+        peak: f64,
+        schedule: LearningRateSchedule,
+        warmup_share: f64,
+        num_steps: u64,
+    ) -> Self {
         let num_warmup_steps = match schedule {
             LearningRateSchedule::Constant => 0,
             LearningRateSchedule::LinearWarmup => {
@@ -38,7 +43,12 @@ impl LearningRate {
                 steps
             }
         };
-        Self { peak, schedule, num_warmup_steps, num_steps }
+        Self {
+            peak,
+            schedule,
+            num_warmup_steps,
+            num_steps,
+        }
     }
 
     /// The rate of step `step`, counted from 0.
@@ -79,8 +89,14 @@ mod tests {
             [0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]
         );
         // Without warm-up it falls from the first step on.
-        assert_eq!(rates(LearningRateSchedule::LinearWarmup, 0.0, 4), [2.0, 1.5, 1.0, 0.5, 0.0]);
+        assert_eq!(
+            rates(LearningRateSchedule::LinearWarmup, 0.0, 4),
+            [2.0, 1.5, 1.0, 0.5, 0.0]
+        );
         // All of it warm-up: never reaches the peak.
-        assert_eq!(rates(LearningRateSchedule::LinearWarmup, 1.0, 2), [0.0, 1.0, 0.0]);
+        assert_eq!(
+            rates(LearningRateSchedule::LinearWarmup, 1.0, 2),
+            [0.0, 1.0, 0.0]
+        );
     }
 }

@@ -41,11 +41,14 @@ impl Student {
         let encoder = match &config.source {
             StudentSource::Pretrained { path, num_layers } => {
                 let num_layers = num_layers.map(std::num::NonZeroUsize::get);
-                let (encoder, report) = Encoder::from_pretrained(&base.join(path), num_layers, device)?;
+                let (encoder, report) =
+                    Encoder::from_pretrained(&base.join(path), num_layers, device)?;
                 tracing::debug!("student: {report}");
                 encoder
             }
-            StudentSource::Fresh { sizes, .. } => Encoder::fresh(sizes, tokenizer.vocab_size(), device)?,
+            StudentSource::Fresh { sizes, .. } => {
+                Encoder::fresh(sizes, tokenizer.vocab_size(), device)?
+            }
         };
         let encoder = encoder.with_precision(config.precision);
         encoder.check_tokenizer(tokenizer)?;
@@ -98,5 +101,8 @@ pub fn open_tokenizer(config: &StudentConfig, base: &Path) -> Result<TextTokeniz
         StudentSource::Pretrained { path, .. } => path,
         StudentSource::Fresh { tokenizer, .. } => tokenizer,
     };
-    Ok(TextTokenizer::from_dir(&base.join(folder), config.max_length.get())?)
+    Ok(TextTokenizer::from_dir(
+        &base.join(folder),
+        config.max_length.get(),
+    )?)
 }

@@ -39,20 +39,33 @@ pub struct ModuleAdamW {
 
 impl std::fmt::Debug for ModuleAdamW {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ModuleAdamW").field("num_parameters", &self.moments.len()).finish_non_exhaustive()
+        formatter
+            .debug_struct("ModuleAdamW")
+            .field("num_parameters", &self.moments.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl ModuleAdamW {
     /// An optimiser that has not seen a gradient yet.
     pub fn new(weight_decay: f64) -> Self {
-        let config = AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay as f32);
-        Self { update: config.build(), moments: BTreeMap::new() }
+        let config = AdamWConfig::new()
+            .with_epsilon(EPSILON)
+            .with_weight_decay(weight_decay as f32);
+        Self {
+            update: config.build(),
+            moments: BTreeMap::new(),
+        }
     }
 
     /// Moves every parameter that has a gradient.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
-        module.map(&mut Updater { optimizer: self, rate, gradients, path: Vec::new() })
+        module.map(&mut Updater {
+            optimizer: self,
+            rate,
+            gradients,
+            path: Vec::new(),
+        })
     }
 
     /// The state as safetensors: `<parameter>.moment_1`, `.moment_2` (flat f32) and `.time` (i64). Equal states give
@@ -73,7 +86,10 @@ impl ModuleAdamW {
         }
         let mut views = BTreeMap::new();
         for (name, (dtype, shape, bytes)) in &stored {
-            views.insert(name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?);
+            views.insert(
+                name.as_str(),
+                TensorView::new(*dtype, shape.clone(), bytes)?,
+            );
         }
         Ok(safetensors::serialize(views, None)?)
     }
@@ -90,12 +106,23 @@ impl ModuleAdamW {
         for name in parameters {
             let moment = |suffix: &str| -> Result<Tensor<1>, WeightsError> {
                 let view = stored.tensor(&format!("{name}{suffix}"))?;
-                let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), DType::F32);
+                let data = TensorData::from_bytes_vec(
+                    view.data().to_vec(),
+                    view.shape().to_vec(),
+                    DType::F32,
+                );
                 Ok(Tensor::from_data(data, (device, DType::F32)))
             };
             let time = stored.tensor(&format!("{name}{TIME}"))?;
-            let time = time.data().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            let moments = Moments { time: time as usize, first: moment(FIRST)?, second: moment(SECOND)? };
+            let time = time
+                .data()
+                .first_chunk()
+                .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            let moments = Moments {
+                time: time as usize,
+                first: moment(FIRST)?,
+                second: moment(SECOND)?,
+            };
             all.insert(name.to_owned(), moments);
         }
         self.moments = all;
@@ -126,21 +153,32 @@ impl ModuleMapper for Updater<'_> {
         let (id, tensor, mapper) = parameter.consume();
         let shape = tensor.shape();
         let name = self.path.join(".");
-        let state = self.optimizer.moments.remove(&name).map(|moments| AdamWState {
-            momentum: AdaptiveMomentumState {
-                time: moments.time,
-                moment_1: moments.first.reshape(shape.clone()),
-                moment_2: moments.second.reshape(shape),
-                max_moment_2: None,
-            },
-        });
+        let state = self
+            .optimizer
+            .moments
+            .remove(&name)
+            .map(|moments| AdamWState {
+                momentum: AdaptiveMomentumState {
+                    time: moments.time,
+                    moment_1: moments.first.reshape(shape.clone()),
+                    moment_2: moments.second.reshape(shape),
+                    max_moment_2: None,
+                },
+            });
         let requires_gradient = tensor.is_require_grad();
-        let (updated, state) = self.optimizer.update.step(self.rate, tensor.inner(), gradient, state);
+        let (updated, state) =
+            self.optimizer
+                .update
+                .step(self.rate, tensor.inner(), gradient, state);
         let momentum = state.expect("AdamW keeps a state").momentum;
         let flat = |moment: Tensor<D>| moment.reshape([-1]);
         self.optimizer.moments.insert(
             name,
-            Moments { time: momentum.time, first: flat(momentum.moment_1), second: flat(momentum.moment_2) },
+            Moments {
+                time: momentum.time,
+                first: flat(momentum.moment_1),
+                second: flat(momentum.moment_2),
+            },
         );
         let mut updated = Tensor::from_inner(updated);
         if requires_gradient {
@@ -161,22 +199,43 @@ pub struct Clipped {
 
 /// Scales all gradients of `module` by one factor so that their joint Euclidean norm is at most `max_norm`; the factor is
 /// `max_norm / (norm + 1e-6)` where that is under 1, as in PyTorch's `clip_grad_norm_`.
-pub fn clip_global_norm<M: Module>(module: &M, gradients: GradientsParams, max_norm: f64) -> Clipped {
-    let mut squares = SumOfSquares { gradients: &gradients, squares: Vec::new() };
+pub fn clip_global_norm<M: Module>(
+    module: &M,
+    gradients: GradientsParams,
+    max_norm: f64,
+) -> Clipped {
+    let mut squares = SumOfSquares {
+        gradients: &gradients,
+        squares: Vec::new(),
+    };
     module.visit(&mut squares);
     if squares.squares.is_empty() {
-        return Clipped { gradients, norm: 0.0 };
+        return Clipped {
+            gradients,
+            norm: 0.0,
+        };
     }
     let squares = Tensor::cat(squares.squares, 0).into_data();
     let squares = squares.as_slice::<f32>().expect("gradients are f32");
-    let norm = squares.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt();
+    let norm = squares
+        .iter()
+        .map(|&square| f64::from(square))
+        .sum::<f64>()
+        .sqrt();
     let factor = max_norm / (norm + 1e-6);
     if factor.is_nan() || factor >= 1.0 {
         return Clipped { gradients, norm };
     }
-    let mut scaler = Scaler { gradients, factor: factor as f32, scaled: GradientsParams::new() };
+    let mut scaler = Scaler {
+        gradients,
+        factor: factor as f32,
+        scaled: GradientsParams::new(),
+    };
     module.visit(&mut scaler);
-    Clipped { gradients: scaler.scaled, norm }
+    Clipped {
+        gradients: scaler.scaled,
+        norm,
+    }
 }
 
 struct SumOfSquares<'a> {
@@ -201,7 +260,8 @@ struct Scaler {
 impl ModuleVisitor for Scaler {
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(parameter.id) {
-            self.scaled.register(parameter.id, gradient.mul_scalar(self.factor));
+            self.scaled
+                .register(parameter.id, gradient.mul_scalar(self.factor));
         }
     }
 }
@@ -222,15 +282,24 @@ mod tests {
     fn pair(device: &Device) -> Pair {
         let mut one = LinearConfig::new(2, 1).with_bias(false).init(device);
         one.weight = Param::from_tensor(Tensor::from_floats([[1.0], [-2.0]], device));
-        Pair { one, two: Param::from_tensor(Tensor::from_floats([0.5], device)) }
+        Pair {
+            one,
+            two: Param::from_tensor(Tensor::from_floats([0.5], device)),
+        }
     }
 
     /// Gradient (3, 0) of `one` and 4 of `two`, each times `scale`.
     fn gradients(pair: &Pair, scale: f32) -> GradientsParams {
         let mut gradients = GradientsParams::new();
         let device = pair.two.val().device().inner();
-        gradients.register(pair.one.weight.id, Tensor::<2>::from_floats([[3.0 * scale], [0.0]], &device));
-        gradients.register(pair.two.id, Tensor::<1>::from_floats([4.0 * scale], &device));
+        gradients.register(
+            pair.one.weight.id,
+            Tensor::<2>::from_floats([[3.0 * scale], [0.0]], &device),
+        );
+        gradients.register(
+            pair.two.id,
+            Tensor::<1>::from_floats([4.0 * scale], &device),
+        );
         gradients
     }
 
@@ -246,13 +315,31 @@ mod tests {
         let pair = pair(&device);
         let clipped = clip_global_norm(&pair, gradients(&pair, 1.0), 1.0);
         assert!((clipped.norm - 5.0).abs() < 1e-6);
-        let one: Vec<f32> = clipped.gradients.get::<2>(pair.one.weight.id).unwrap().into_data().try_to_vec().unwrap();
-        let two: Vec<f32> = clipped.gradients.get::<1>(pair.two.id).unwrap().into_data().try_to_vec().unwrap();
+        let one: Vec<f32> = clipped
+            .gradients
+            .get::<2>(pair.one.weight.id)
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
+        let two: Vec<f32> = clipped
+            .gradients
+            .get::<1>(pair.two.id)
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
         assert!((one[0] - 0.6).abs() < 1e-6 && one[1] == 0.0 && (two[0] - 0.8).abs() < 1e-6);
 
         let short = clip_global_norm(&pair, gradients(&pair, 0.1), 1.0);
         assert!((short.norm - 0.5).abs() < 1e-6);
-        let two: Vec<f32> = short.gradients.get::<1>(pair.two.id).unwrap().into_data().try_to_vec().unwrap();
+        let two: Vec<f32> = short
+            .gradients
+            .get::<1>(pair.two.id)
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
         assert_eq!(two, [0.4]);
     }
 
@@ -269,7 +356,10 @@ mod tests {
             let gradients = gradients(&pair, scale);
             pair = optimizer.step(0.1, pair, gradients);
             for (actual, expected) in values(&pair).into_iter().zip(expected) {
-                assert!((actual - expected).abs() < 2e-6, "{actual} is not {expected}");
+                assert!(
+                    (actual - expected).abs() < 2e-6,
+                    "{actual} is not {expected}"
+                );
             }
         }
         assert!(pair.two.val().is_require_grad());
@@ -285,13 +375,18 @@ mod tests {
         }
         let bytes = optimizer.to_safetensors().unwrap();
         let mut resumed = ModuleAdamW::new(0.01);
-        resumed.load_safetensors(&bytes, &device.clone().inner()).unwrap();
+        resumed
+            .load_safetensors(&bytes, &device.clone().inner())
+            .unwrap();
         assert_eq!(resumed.to_safetensors().unwrap(), bytes);
         let gradients_one = gradients(&pair, 0.2);
         let gradients_two = gradients(&pair, 0.2);
         let one = optimizer.step(0.1, pair.clone(), gradients_one);
         let two = resumed.step(0.1, pair, gradients_two);
-        assert_eq!(weights::to_safetensors(&one).unwrap(), weights::to_safetensors(&two).unwrap());
+        assert_eq!(
+            weights::to_safetensors(&one).unwrap(),
+            weights::to_safetensors(&two).unwrap()
+        );
     }
 
     #[test]
@@ -299,7 +394,10 @@ mod tests {
         let device = Device::flex().autodiff();
         let pair = pair(&device);
         let mut gradients = GradientsParams::new();
-        gradients.register(pair.two.id, Tensor::<1>::from_floats([1.0], &device.clone().inner()));
+        gradients.register(
+            pair.two.id,
+            Tensor::<1>::from_floats([1.0], &device.clone().inner()),
+        );
         let moved = ModuleAdamW::new(0.01).step(0.1, pair, gradients);
         assert_eq!(values(&moved)[..2], [1.0, -2.0]);
         assert!(values(&moved)[2] < 0.5);

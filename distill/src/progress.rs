@@ -30,28 +30,56 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = format!("{{bar:32}} {{pos}}/{{len}} {unit}  {{eta}} left  {{msg}}");
             let style = ProgressStyle::with_template(&style).expect("the template is a literal");
-            let bar = BARS.add(ProgressBar::new(num_all)).with_style(style).with_position(num_before);
+            let bar = BARS
+                .add(ProgressBar::new(num_all))
+                .with_style(style)
+                .with_position(num_before);
             bar.reset_eta();
             bar
         });
         let now = Instant::now();
-        Self { bar, unit, num_all, num_done: num_before, num_before, started: now, last_line: now }
+        Self {
+            bar,
+            unit,
+            num_all,
+            num_done: num_before,
+            num_before,
+            started: now,
+            last_line: now,
+        }
     }
 
     /// Progress that nobody is told of.
     pub fn silent() -> Self {
         let now = Instant::now();
-        Self { bar: None, unit: "", num_all: 0, num_done: 0, num_before: 0, started: now, last_line: now }
+        Self {
+            bar: None,
+            unit: "",
+            num_all: 0,
+            num_done: 0,
+            num_before: 0,
+            started: now,
+            last_line: now,
+        }
     }
 
     /// One more step is done.
     pub fn step(&mut self, line: &StepLine) {
         self.advance(|| {
             let loss = |update: &crate::run_log::Update| update.loss;
-            let (aligner, student) = (line.aligner.as_ref().map(loss), line.student.as_ref().map(loss));
+            let (aligner, student) = (
+                line.aligner.as_ref().map(loss),
+                line.student.as_ref().map(loss),
+            );
             let losses = [("student", student), ("aligner", aligner)];
-            let losses = losses.iter().filter_map(|(name, loss)| Some(format!("{name} loss {:.4}", (*loss)?)));
-            format!("epoch {} {}", line.epoch, losses.collect::<Vec<_>>().join(" "))
+            let losses = losses
+                .iter()
+                .filter_map(|(name, loss)| Some(format!("{name} loss {:.4}", (*loss)?)));
+            format!(
+                "epoch {} {}",
+                line.epoch,
+                losses.collect::<Vec<_>>().join(" ")
+            )
         });
     }
 
@@ -74,8 +102,12 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
         let per_second = (self.num_done - self.num_before) as f64 / seconds;
         let left = self.num_all.saturating_sub(self.num_done) as f64 / per_second;
-        let left = Duration::try_from_secs_f64(left).map_or_else(|_| "unknown time".to_owned(), human_time);
-        format!("{}/{} {}, {left} left", self.num_done, self.num_all, self.unit)
+        let left = Duration::try_from_secs_f64(left)
+            .map_or_else(|_| "unknown time".to_owned(), human_time);
+        format!(
+            "{}/{} {}, {left} left",
+            self.num_done, self.num_all, self.unit
+        )
     }
 }
 

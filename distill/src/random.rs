@@ -91,12 +91,7 @@ impl Randomness {
 
     fn key(self, purpose: Purpose, position: &[u8]) -> [u8; 32] {
         let mut hasher = Sha256::new();
-        for part in [
-            CONTEXT,
-            &self.seed.to_le_bytes(),
-            purpose.name(),
-            position,
-        ] {
+        for part in [CONTEXT, &self.seed.to_le_bytes(), purpose.name(), position] {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
@@ -159,9 +154,13 @@ mod tests {
     #[test]
     fn normal_numbers_have_mean_zero_and_deviation_one() {
         let mut values = vec![0.0; 20_001];
-        fill_normal(&mut Randomness::new(3).stream(Purpose::FeatureNoise, b"x"), &mut values);
+        fill_normal(
+            &mut Randomness::new(3).stream(Purpose::FeatureNoise, b"x"),
+            &mut values,
+        );
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
-        let square = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64;
+        let square =
+            values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64;
         // Five standard errors.
         assert!(mean.abs() < 0.036, "{mean}");
         assert!((square - 1.0).abs() < 0.05, "{square}");

@@ -74,13 +74,25 @@ impl LineLog {
             Err(error) => return Err(Error::io(path, "read")(error)),
         };
         let is_kept = |line: &&str| {
-            line.ends_with('\n') && serde_json::from_str(line).is_ok_and(|line: Line| line.step <= step)
+            line.ends_with('\n')
+                && serde_json::from_str(line).is_ok_and(|line: Line| line.step <= step)
         };
-        let kept: usize = text.split_inclusive('\n').take_while(is_kept).map(str::len).sum();
+        let kept: usize = text
+            .split_inclusive('\n')
+            .take_while(is_kept)
+            .map(str::len)
+            .sum();
         let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).open(path).map_err(Error::io(path, "open"))?;
+        let file = options
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(Error::io(path, "open"))?;
         file.set_len(kept as u64).map_err(Error::io(path, "cut"))?;
-        Ok(Self { path: path.to_owned(), file: BufWriter::new(file) })
+        Ok(Self {
+            path: path.to_owned(),
+            file: BufWriter::new(file),
+        })
     }
 
     /// Appends a line.
@@ -90,7 +102,9 @@ impl LineLog {
     pub fn append<T: Serialize>(&mut self, line: &T) -> Result<(), Error> {
         let mut text = serde_json::to_string(line).expect("plain data");
         text.push('\n');
-        self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path, "write"))
+        self.file
+            .write_all(text.as_bytes())
+            .map_err(Error::io(&self.path, "write"))
     }
 
     /// Makes every line so far durable: a checkpoint follows them.
@@ -98,7 +112,10 @@ impl LineLog {
     /// # Errors
     /// The file cannot be written.
     pub fn sync(&mut self) -> Result<(), Error> {
-        let sync = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
+        let sync = self
+            .file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_data());
         sync.map_err(Error::io(&self.path, "write"))
     }
 }
@@ -126,7 +143,10 @@ mod tests {
         log.append(&json!({"step": 3, "again": true})).unwrap();
         log.sync().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
+        assert_eq!(
+            text,
+            "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n"
+        );
         LineLog::open(&path, 9).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }

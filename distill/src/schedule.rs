@@ -39,7 +39,9 @@ impl fmt::Display for Variant {
 
 /// A name that is no variant's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no variant; they are undistilled, method, aux-only, shuffled, noise-<sigma>, frozen-random")]
+#[error(
+    "`{0}` is no variant; they are undistilled, method, aux-only, shuffled, noise-<sigma>, frozen-random"
+)]
 pub struct UnknownVariant(String);
 
 impl FromStr for Variant {
@@ -88,7 +90,10 @@ impl Supervision {
             if objective.alpha() == 0.0 && objective.beta() == 0.0 {
                 Self::AuxiliaryOnly
             } else {
-                Self::Teacher { schedule, transform }
+                Self::Teacher {
+                    schedule,
+                    transform,
+                }
             }
         };
         let supervision = match variant {
@@ -149,18 +154,32 @@ pub struct Pass {
 
 /// All passes of a run in their order.
 pub fn passes(supervision: Supervision, training: &TrainingConfig) -> Vec<Pass> {
-    let student = |epoch| Pass { trained: Trained::Student, epoch };
-    let aligner = |epoch| Pass { trained: Trained::Aligner, epoch };
+    let student = |epoch| Pass {
+        trained: Trained::Student,
+        epoch,
+    };
+    let aligner = |epoch| Pass {
+        trained: Trained::Aligner,
+        epoch,
+    };
     let epochs = 1..=training.epochs.get();
     let Supervision::Teacher { schedule, .. } = supervision else {
         return epochs.map(student).collect();
     };
     match schedule {
-        Schedule::AlternateEpoch => epochs.flat_map(|epoch| [aligner(epoch), student(epoch)]).collect(),
-        Schedule::JointStep => epochs.map(|epoch| Pass { trained: Trained::Both, epoch }).collect(),
-        Schedule::PretrainFreeze { aligner_epochs } => {
-            (1..=aligner_epochs.get()).map(aligner).chain(epochs.map(student)).collect()
-        }
+        Schedule::AlternateEpoch => epochs
+            .flat_map(|epoch| [aligner(epoch), student(epoch)])
+            .collect(),
+        Schedule::JointStep => epochs
+            .map(|epoch| Pass {
+                trained: Trained::Both,
+                epoch,
+            })
+            .collect(),
+        Schedule::PretrainFreeze { aligner_epochs } => (1..=aligner_epochs.get())
+            .map(aligner)
+            .chain(epochs.map(student))
+            .collect(),
         Schedule::FrozenRandom => epochs.map(student).collect(),
     }
 }
@@ -172,25 +191,38 @@ mod tests {
     fn described(supervision: Supervision, text: &str) -> String {
         let training: TrainingConfig = toml::from_str(text).unwrap();
         let passes = passes(supervision, &training);
-        let names: Vec<String> = passes.iter().map(|pass| format!("{}{}", pass.trained.name(), pass.epoch)).collect();
+        let names: Vec<String> = passes
+            .iter()
+            .map(|pass| format!("{}{}", pass.trained.name(), pass.epoch))
+            .collect();
         names.join(" ")
     }
 
     fn teacher(text: &str) -> Supervision {
         let training: TrainingConfig = toml::from_str(text).unwrap();
-        Supervision::new(Variant::Method, &ObjectiveConfig::default(), training.schedule)
+        Supervision::new(
+            Variant::Method,
+            &ObjectiveConfig::default(),
+            training.schedule,
+        )
     }
 
     #[test]
     fn passes_follow_the_schedule() {
         for (text, expected) in [
-            ("schedule = \"alternate-epoch\"\nepochs = 2", "aligner1 student1 aligner2 student2"),
+            (
+                "schedule = \"alternate-epoch\"\nepochs = 2",
+                "aligner1 student1 aligner2 student2",
+            ),
             ("schedule = \"joint-step\"\nepochs = 2", "both1 both2"),
             (
                 "schedule = \"pretrain-freeze\"\nepochs = 2\naligner_epochs = 3",
                 "aligner1 aligner2 aligner3 student1 student2",
             ),
-            ("schedule = \"frozen-random\"\nepochs = 2", "student1 student2"),
+            (
+                "schedule = \"frozen-random\"\nepochs = 2",
+                "student1 student2",
+            ),
         ] {
             assert_eq!(described(teacher(text), text), expected);
             assert_eq!(described(Supervision::None, text), "student1 student2");
@@ -222,13 +254,20 @@ mod tests {
         assert_eq!(distinct("", Schedule::AlternateEpoch), 7);
         assert_eq!(distinct("", Schedule::FrozenRandom), 6);
         assert_eq!(distinct("alpha = 0\nbeta = 0", Schedule::AlternateEpoch), 2);
-        assert_eq!(distinct("alpha = 0\nbeta = 0\ngamma = 0", Schedule::AlternateEpoch), 1);
+        assert_eq!(
+            distinct("alpha = 0\nbeta = 0\ngamma = 0", Schedule::AlternateEpoch),
+            1
+        );
         assert_eq!(distinct("gamma = 0", Schedule::AlternateEpoch), 6);
     }
 
     #[test]
     fn names_of_variants_parse_back() {
-        for variant in [Variant::Undistilled, Variant::Noise(2.5), Variant::FrozenRandom] {
+        for variant in [
+            Variant::Undistilled,
+            Variant::Noise(2.5),
+            Variant::FrozenRandom,
+        ] {
             assert_eq!(variant.to_string().parse(), Ok(variant));
         }
         for name in ["noise-0", "noise-", "noise-inf", "Method"] {

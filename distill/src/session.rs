@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, RunIdentity, Which, read_json, write_json};
 use crate::config::Config;
-use crate::data::{FeatureTransform, JoinReport, Padding, Rows, TrainingData, check_manifest, join, read_corpus};
+use crate::data::{
+    FeatureTransform, JoinReport, Padding, Rows, TrainingData, check_manifest, join, read_corpus,
+};
 use crate::device::DeviceChoice;
 use crate::error::Error;
 use crate::evaluate::{Answer, Scores, answers, metric_name, scores};
@@ -57,7 +59,13 @@ impl Inference {
         let task = config.run.dataset.open(config.base())?.task().clone();
         let tokenizer = open_tokenizer(&config.run.student, config.base())?;
         let padding = padding(device, tokenizer.max_length());
-        Ok(Self { task, tokenizer, device: device.open()?, padding, config })
+        Ok(Self {
+            task,
+            tokenizer,
+            device: device.open()?,
+            padding,
+            config,
+        })
     }
 
     /// What the labels are.
@@ -74,14 +82,30 @@ impl Inference {
         let run = &self.config.run;
         let heads = run.aligner.resolve(run.objective.preset(), self.kind());
         let randomness = Randomness::new(checkpoint.state.run.seed);
-        let student =
-            Student::new(&run.student, self.config.base(), &self.tokenizer, &heads, randomness, &self.device)?;
-        Ok((restore_student(student, &checkpoint.files)?.valid(), checkpoint))
+        let student = Student::new(
+            &run.student,
+            self.config.base(),
+            &self.tokenizer,
+            &heads,
+            randomness,
+            &self.device,
+        )?;
+        Ok((
+            restore_student(student, &checkpoint.files)?.valid(),
+            checkpoint,
+        ))
     }
 
     /// What a student in evaluation mode says about some rows.
     pub fn answers(&self, student: &Student, encodings: &[Encoding]) -> Vec<Answer> {
-        answers(student, encodings, self.kind(), self.tokenizer.pad_id(), self.padding, &self.device)
+        answers(
+            student,
+            encodings,
+            self.kind(),
+            self.tokenizer.pad_id(),
+            self.padding,
+            &self.device,
+        )
     }
 
     /// What a student in evaluation mode scores on some rows; `None` where they have no labels.
@@ -89,14 +113,21 @@ impl Inference {
     /// # Errors
     /// The task's metric does not score its labels.
     pub fn scores(&self, student: &Student, rows: &Rows) -> Result<Option<Scores>, Error> {
-        scores(&self.answers(student, &rows.encodings), rows, self.task.metric())
+        scores(
+            &self.answers(student, &rows.encodings),
+            rows,
+            self.task.metric(),
+        )
     }
 }
 
 fn padding(device: DeviceChoice, limit: usize) -> Padding {
     match device {
         DeviceChoice::Cpu => Padding::Longest,
-        DeviceChoice::Cuda(_) => Padding::Multiple { of: GPU_PADDING, limit },
+        DeviceChoice::Cuda(_) => Padding::Multiple {
+            of: GPU_PADDING,
+            limit,
+        },
     }
 }
 
@@ -177,8 +208,18 @@ impl Session {
         let data = join(corpus, &folder, &manifest, &config.run.cache)?;
         let padding = padding(device, tokenizer.max_length());
         let task = dataset.task().clone();
-        let inference = Inference { task, tokenizer, device: device.open()?, padding, config };
-        Ok(Self { inference, data, cache_digest })
+        let inference = Inference {
+            task,
+            tokenizer,
+            device: device.open()?,
+            padding,
+            config,
+        };
+        Ok(Self {
+            inference,
+            data,
+            cache_digest,
+        })
     }
 
     /// The join's account.
@@ -216,14 +257,22 @@ impl Session {
             identity.check_same(&result.run, folder)?;
             return Ok(Outcome::Finished(Box::new(result)));
         }
-        let resume = if checkpoints.exist() { Some(checkpoints.load(Which::Last)?) } else { None };
+        let resume = if checkpoints.exist() {
+            Some(checkpoints.load(Which::Last)?)
+        } else {
+            None
+        };
         let mut trainer = self.trainer(options, identity.clone(), resume.as_ref())?;
         let before = resume.map_or(0, |checkpoint| checkpoint.state.position.step);
         if before > 0 {
             tracing::info!("going on after step {before}");
         }
         let num_steps = self.num_steps(options);
-        let mut progress = if told { Progress::new("steps", num_steps, before) } else { Progress::silent() };
+        let mut progress = if told {
+            Progress::new("steps", num_steps, before)
+        } else {
+            Progress::silent()
+        };
         let validation = &self.data.corpus.validation;
         let ending = trainer.run(stop, &mut progress, |student| {
             let scores = self.inference.scores(student, validation)?;
@@ -248,7 +297,13 @@ impl Session {
     fn num_steps(&self, options: &RunOptions) -> u64 {
         let training = &self.inference.config.run.training;
         let passes = passes(self.supervision(options.variant), training).len() as u64;
-        passes * self.data.corpus.train.len().div_ceil(training.batch_size.get()) as u64
+        passes
+            * self
+                .data
+                .corpus
+                .train
+                .len()
+                .div_ceil(training.batch_size.get()) as u64
     }
 
     /// A trainer at the run's start or at a checkpoint. Public for tests that look inside a run.
@@ -266,11 +321,15 @@ impl Session {
         let randomness = Randomness::new(options.seed);
         let supervision = self.supervision(options.variant);
         let device = self.inference.device.clone().autodiff();
-        let heads = run.aligner.resolve(run.objective.preset(), self.inference.kind());
+        let heads = run
+            .aligner
+            .resolve(run.objective.preset(), self.inference.kind());
         let (base, tokenizer) = (self.inference.config.base(), &self.inference.tokenizer);
         let student = Student::new(&run.student, base, tokenizer, &heads, randomness, &device)?;
         let teacher = match supervision {
-            Supervision::Teacher { transform, .. } => Some(self.teacher(&heads, transform, randomness, &device)),
+            Supervision::Teacher { transform, .. } => {
+                Some(self.teacher(&heads, transform, randomness, &device))
+            }
             Supervision::None | Supervision::AuxiliaryOnly => None,
         };
         let lessons = Lessons {
@@ -302,7 +361,12 @@ impl Session {
         TeacherSide::new(aligner, features, &self.inference.config.run.training)
     }
 
-    fn settings(&self, supervision: Supervision, randomness: Randomness, identity: RunIdentity) -> Loop {
+    fn settings(
+        &self,
+        supervision: Supervision,
+        randomness: Randomness,
+        identity: RunIdentity,
+    ) -> Loop {
         let run = &self.inference.config.run;
         let training = &run.training;
         let passes = passes(supervision, training);
@@ -310,17 +374,31 @@ impl Session {
         let steps_per_pass = num_rows.div_ceil(batch_size) as u64;
         let rate = |peak: f64, num_passes: usize| {
             let num_steps = num_passes as u64 * steps_per_pass;
-            LearningRate::new(peak, training.learning_rate_schedule, training.warmup_share.get(), num_steps)
+            LearningRate::new(
+                peak,
+                training.learning_rate_schedule,
+                training.warmup_share.get(),
+                num_steps,
+            )
         };
-        let with_student = passes.iter().filter(|pass| pass.trained.has_student()).count();
-        let with_aligner = passes.iter().filter(|pass| pass.trained.has_aligner()).count();
+        let with_student = passes
+            .iter()
+            .filter(|pass| pass.trained.has_student())
+            .count();
+        let with_aligner = passes
+            .iter()
+            .filter(|pass| pass.trained.has_aligner())
+            .count();
         Loop {
             student_rate: rate(training.student_learning_rate.get(), with_student),
             aligner_rate: rate(training.aligner_learning_rate.get(), with_aligner),
             passes,
             num_rows,
             batch_size,
-            checkpoint_every: run.output.checkpoint_every_steps.map(std::num::NonZeroU64::get),
+            checkpoint_every: run
+                .output
+                .checkpoint_every_steps
+                .map(std::num::NonZeroU64::get),
             randomness,
             metric: metric_name(self.inference.task.metric()),
             identity,
@@ -334,7 +412,10 @@ impl Session {
             Some(rows) => self.inference.scores(&student, rows)?,
             None => None,
         };
-        let best = checkpoint.state.best.expect("the best checkpoint was written after an evaluation");
+        let best = checkpoint
+            .state
+            .best
+            .expect("the best checkpoint was written after an evaluation");
         Ok(RunResult {
             run,
             metric: metric_name(self.inference.task.metric()).to_owned(),
@@ -354,7 +435,11 @@ impl Session {
 /// The file is damaged.
 pub fn read_result(folder: &Path) -> Result<Option<RunResult>, Error> {
     let path = folder.join(RESULT_FILE);
-    if path.exists() { Ok(Some(read_json(&path)?)) } else { Ok(None) }
+    if path.exists() {
+        Ok(Some(read_json(&path)?))
+    } else {
+        Ok(None)
+    }
 }
 
 /// Held while a process trains in the folder; the operating system lets go of it when the process ends.
@@ -363,7 +448,9 @@ fn lock(folder: &Path) -> Result<File, Error> {
     let file = File::create(&path).map_err(Error::io(&path, "create"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_owned() }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked {
+            path: folder.to_owned(),
+        }),
         Err(std::fs::TryLockError::Error(error)) => Err(Error::io(&path, "lock")(error)),
     }
 }
@@ -373,7 +460,9 @@ fn clear(folder: &Path, checkpoints: &Checkpoints) -> Result<(), Error> {
     for name in [RESULT_FILE, STEPS_FILE, EVALUATIONS_FILE] {
         let path = folder.join(name);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, "remove")(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(&path, "remove")(error));
+            }
             _ => {}
         }
     }

@@ -13,7 +13,10 @@ pub struct Stop {
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { requested: Arc::default(), steps_left: Arc::new(AtomicU64::new(u64::MAX)) }
+        Self {
+            requested: Arc::default(),
+            steps_left: Arc::new(AtomicU64::new(u64::MAX)),
+        }
     }
 }
 
@@ -39,7 +42,8 @@ impl Stop {
     pub fn count_step(&self) {
         let left = self.steps_left.load(Ordering::Relaxed);
         if left != u64::MAX {
-            self.steps_left.store(left.saturating_sub(1), Ordering::Relaxed);
+            self.steps_left
+                .store(left.saturating_sub(1), Ordering::Relaxed);
         }
     }
 

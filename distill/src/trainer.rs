@@ -11,10 +11,10 @@ use crate::error::Error;
 use crate::evaluate::Scores;
 use crate::learner::{Learner, Rates};
 use crate::learning_rate::LearningRate;
+use crate::model::Student;
 use crate::progress::Progress;
 use crate::random::{Purpose, Randomness};
 use crate::run_log::{EVALUATIONS_FILE, LineLog, STEPS_FILE, StepLine};
-use crate::model::Student;
 use crate::schedule::Pass;
 use crate::stop::Stop;
 
@@ -75,8 +75,13 @@ impl Loop {
     }
 
     fn order(&self, pass: Pass) -> Vec<usize> {
-        let purpose = if pass.trained.has_student() { Purpose::StudentOrder } else { Purpose::AlignerOrder };
-        self.randomness.permutation(purpose, pass.epoch as u64, self.num_rows)
+        let purpose = if pass.trained.has_student() {
+            Purpose::StudentOrder
+        } else {
+            Purpose::AlignerOrder
+        };
+        self.randomness
+            .permutation(purpose, pass.epoch as u64, self.num_rows)
     }
 }
 
@@ -105,7 +110,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, Error> {
         let (mut position, mut best) = (Position::default(), None);
         if let Some(checkpoint) = resume {
-            settings.identity.check_same(&checkpoint.state.run, folder)?;
+            settings
+                .identity
+                .check_same(&checkpoint.state.run, folder)?;
             learner.restore(&checkpoint.files)?;
             (position, best) = (checkpoint.state.position, checkpoint.state.best);
         }
@@ -138,15 +145,24 @@ impl<'a> Trainer<'a> {
         while let Some(&pass) = self.settings.passes.get(self.position.pass) {
             self.learner.begin_pass(pass.trained);
             let order = self.settings.order(pass);
-            for rows in order.chunks(self.settings.batch_size).skip(self.position.batch) {
+            for rows in order
+                .chunks(self.settings.batch_size)
+                .skip(self.position.batch)
+            {
                 if stop.is_requested() {
                     self.save()?;
-                    return Ok(Ending::Stopped { step: self.position.step });
+                    return Ok(Ending::Stopped {
+                        step: self.position.step,
+                    });
                 }
                 progress.step(&self.step(pass, rows)?);
                 stop.count_step();
                 let num_done = self.position.step;
-                if self.settings.checkpoint_every.is_some_and(|every| num_done.is_multiple_of(every)) {
+                if self
+                    .settings
+                    .checkpoint_every
+                    .is_some_and(|every| num_done.is_multiple_of(every))
+                {
                     self.save()?;
                 }
             }
@@ -193,7 +209,12 @@ impl<'a> Trainer<'a> {
     ) -> Result<(), Error> {
         let scores = validate(&self.learner.evaluated_student())?;
         let step = self.position.step;
-        tracing::debug!("epoch {}: validation {} {:?}", pass.epoch, self.settings.metric, scores.main);
+        tracing::debug!(
+            "epoch {}: validation {} {:?}",
+            pass.epoch,
+            self.settings.metric,
+            scores.main
+        );
         self.evaluations.append(&EvaluationLine {
             step,
             epoch: pass.epoch,
@@ -203,8 +224,15 @@ impl<'a> Trainer<'a> {
         })?;
         // An undefined score is under every defined one.
         let rank = |score: Option<f64>| score.unwrap_or(f64::NEG_INFINITY);
-        if self.best.is_none_or(|best| rank(scores.main) > rank(best.score)) {
-            self.best = Some(Best { score: scores.main, epoch: pass.epoch, step });
+        if self
+            .best
+            .is_none_or(|best| rank(scores.main) > rank(best.score))
+        {
+            self.best = Some(Best {
+                score: scores.main,
+                epoch: pass.epoch,
+                step,
+            });
         }
         Ok(())
     }
@@ -213,7 +241,12 @@ impl<'a> Trainer<'a> {
         self.steps.sync()?;
         self.evaluations.sync()?;
         let files = self.learner.files()?;
-        let checkpoint = Checkpoint::new(self.settings.identity.clone(), self.position, self.best, files);
+        let checkpoint = Checkpoint::new(
+            self.settings.identity.clone(),
+            self.position,
+            self.best,
+            files,
+        );
         Ok(self.checkpoints.save(&checkpoint)?)
     }
 }

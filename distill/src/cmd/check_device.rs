@@ -57,16 +57,27 @@ impl Arguments {
             lines.extend(golden_lines(&device, &json)?);
         }
         lines.extend(step_lines(&device)?);
-        let mut text = format!("{:28}  {:>7}  {:>12}\n", "quantity", "tensors", "difference");
+        let mut text = format!(
+            "{:28}  {:>7}  {:>12}\n",
+            "quantity", "tensors", "difference"
+        );
         for line in &lines {
-            writeln!(text, "{:28}  {:>7}  {:>12.3e}", line.name, line.count, line.difference)
-                .expect("a string takes any text");
+            writeln!(
+                text,
+                "{:28}  {:>7}  {:>12.3e}",
+                line.name, line.count, line.difference
+            )
+            .expect("a string takes any text");
         }
         print(&text)?;
         let is_over = |line: &&Line| line.difference.is_nan() || line.difference > self.tolerance;
         let count = lines.iter().filter(is_over).count();
         if count > 0 {
-            return Err(Error::DeviceDiffers { device: self.device.to_string(), count, tolerance: self.tolerance });
+            return Err(Error::DeviceDiffers {
+                device: self.device.to_string(),
+                count,
+                tolerance: self.tolerance,
+            });
         }
         Ok(Status::Done)
     }
@@ -83,7 +94,11 @@ fn golden_lines(device: &Device, json: &str) -> Result<Vec<Line>, Error> {
                 line.count += 1;
                 line.difference = largest(line.difference, difference);
             }
-            None => lines.push(Line { name, count: 1, difference }),
+            None => lines.push(Line {
+                name,
+                count: 1,
+                difference,
+            }),
         }
     }
     Ok(lines)
@@ -91,7 +106,11 @@ fn golden_lines(device: &Device, json: &str) -> Result<Vec<Line>, Error> {
 
 /// `max` that keeps NaN.
 fn largest(one: f64, two: f64) -> f64 {
-    if one.is_nan() || two.is_nan() { f64::NAN } else { one.max(two) }
+    if one.is_nan() || two.is_nan() {
+        f64::NAN
+    } else {
+        one.max(two)
+    }
 }
 
 /// Rows, positions and classes of the training step.
@@ -118,14 +137,26 @@ fn models(device: &Device) -> Result<Models, Error> {
         max_positions: 32,
         dropout: 0.0,
     };
-    let aligner = AlignerConfig { hidden: NonZeroUsize::new(48), projection: NonZeroUsize::new(24), ..AlignerConfig::default() };
-    let mut heads = aligner.resolve(Preset::Paper, TaskKind::Classification { num_classes: CLASSES });
+    let aligner = AlignerConfig {
+        hidden: NonZeroUsize::new(48),
+        projection: NonZeroUsize::new(24),
+        ..AlignerConfig::default()
+    };
+    let mut heads = aligner.resolve(
+        Preset::Paper,
+        TaskKind::Classification {
+            num_classes: CLASSES,
+        },
+    );
     // Devices draw different numbers.
     heads.dropout = 0.0;
     device.seed(7);
     let encoder = Encoder::fresh(&sizes, VOCABULARY, device)?;
     let student = Student::from_parts(encoder, heads.init_student_heads(sizes.hidden_size, device));
-    Ok(Models { student, aligner: heads.init_aligner(FEATURE_WIDTH, device) })
+    Ok(Models {
+        student,
+        aligner: heads.init_aligner(FEATURE_WIDTH, device),
+    })
 }
 
 /// What a step computes before the optimiser: losses, and the gradient of every parameter.
@@ -138,14 +169,31 @@ fn gradients(models: &Models, device: &Device) -> Gradients {
     let encodings: Vec<Encoding> = (0..ROWS)
         .map(|row| {
             let length = LONGEST - row;
-            let ids = (0..length).map(|position| ((row * 17 + position * 5) % (VOCABULARY - 1) + 1) as u32);
-            Encoding { ids: ids.collect(), type_ids: (0..length).map(|position| u32::from(2 * position > length)).collect() }
+            let ids = (0..length)
+                .map(|position| ((row * 17 + position * 5) % (VOCABULARY - 1) + 1) as u32);
+            Encoding {
+                ids: ids.collect(),
+                type_ids: (0..length)
+                    .map(|position| u32::from(2 * position > length))
+                    .collect(),
+            }
         })
         .collect();
-    let tokens = token_batch(&encodings.iter().collect::<Vec<_>>(), 0, Padding::Longest, device);
-    let feature = (0..ROWS * FEATURE_WIDTH).map(|n| (n as f32 * 0.7).sin()).collect::<Vec<_>>();
+    let tokens = token_batch(
+        &encodings.iter().collect::<Vec<_>>(),
+        0,
+        Padding::Longest,
+        device,
+    );
+    let feature = (0..ROWS * FEATURE_WIDTH)
+        .map(|n| (n as f32 * 0.7).sin())
+        .collect::<Vec<_>>();
     let feature = Tensor::<2>::from_data(TensorData::new(feature, [ROWS, FEATURE_WIDTH]), device);
-    let classes = (0..CLASSES).cycle().take(ROWS).map(|class| class as u32).collect::<Vec<_>>();
+    let classes = (0..CLASSES)
+        .cycle()
+        .take(ROWS)
+        .map(|class| class as u32)
+        .collect::<Vec<_>>();
     let targets = Targets::Classes(Tensor::from_data(TensorData::new(classes, [ROWS]), device));
     let objective = Objective::new(ObjectiveConfig::default());
     let taught = models.aligner.forward(feature);
@@ -153,10 +201,22 @@ fn gradients(models: &Models, device: &Device) -> Gradients {
     let outputs = models.student.forward(&tokens);
     let student_loss = objective.student_loss(&outputs, Guidance::Teacher(&taught), &targets);
 
-    let terms = student_loss.terms.iter().map(|(_, term)| term).chain([&student_loss.total, &aligner_loss.total]);
-    let losses = terms.map(|term| term.clone().into_scalar::<f32>()).collect();
-    let mut gradients = collect(&models.student, &GradientsParams::from_grads(student_loss.total.backward(), &models.student));
-    gradients.extend(collect(&models.aligner, &GradientsParams::from_grads(aligner_loss.total.backward(), &models.aligner)));
+    let terms = student_loss
+        .terms
+        .iter()
+        .map(|(_, term)| term)
+        .chain([&student_loss.total, &aligner_loss.total]);
+    let losses = terms
+        .map(|term| term.clone().into_scalar::<f32>())
+        .collect();
+    let mut gradients = collect(
+        &models.student,
+        &GradientsParams::from_grads(student_loss.total.backward(), &models.student),
+    );
+    gradients.extend(collect(
+        &models.aligner,
+        &GradientsParams::from_grads(aligner_loss.total.backward(), &models.aligner),
+    ));
     Gradients { losses, gradients }
 }
 
@@ -168,10 +228,14 @@ fn collect<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<TensorData
     }
     impl ModuleVisitor for Collector<'_> {
         fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-            self.found.extend(self.gradients.get::<D>(parameter.id).map(Tensor::into_data));
+            self.found
+                .extend(self.gradients.get::<D>(parameter.id).map(Tensor::into_data));
         }
     }
-    let mut collector = Collector { gradients, found: Vec::new() };
+    let mut collector = Collector {
+        gradients,
+        found: Vec::new(),
+    };
     module.visit(&mut collector);
     collector.found
 }
@@ -185,16 +249,27 @@ fn update(student: Student, gradients: &[TensorData], device: &Device) -> Vec<Te
     }
     impl ModuleVisitor for Register<'_> {
         fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-            let data = self.gradients.next().expect("every parameter has a gradient").clone();
-            self.registered.register(parameter.id, Tensor::<D>::from_data(data, &self.device));
+            let data = self
+                .gradients
+                .next()
+                .expect("every parameter has a gradient")
+                .clone();
+            self.registered
+                .register(parameter.id, Tensor::<D>::from_data(data, &self.device));
         }
     }
-    let mut register =
-        Register { gradients: gradients.iter(), device: device.clone().inner(), registered: GradientsParams::new() };
+    let mut register = Register {
+        gradients: gradients.iter(),
+        device: device.clone().inner(),
+        registered: GradientsParams::new(),
+    };
     student.visit(&mut register);
     let clipped = clip_global_norm(&student, register.registered, 1.0);
     let student = ModuleAdamW::new(0.01).step(RATE, student, clipped.gradients);
-    named_tensors(&student).into_iter().map(|tensor| tensor.data).collect()
+    named_tensors(&student)
+        .into_iter()
+        .map(|tensor| tensor.data)
+        .collect()
 }
 
 fn step_lines(device: &Device) -> Result<Vec<Line>, Error> {
@@ -210,7 +285,10 @@ fn step_lines(device: &Device) -> Result<Vec<Line>, Error> {
     let of_student = named_tensors(&reference.student).len();
     // The same gradients on both, as an update by Adam turns the rounding of a tiny gradient into a whole step.
     let given = &expected.gradients[..of_student];
-    let (updated, update) = (update(reference.student, given, &cpu), update(other.student, given, &device));
+    let (updated, update) = (
+        update(reference.student, given, &cpu),
+        update(other.student, given, &device),
+    );
     Ok(vec![
         Line {
             name: "step losses".to_owned(),
@@ -225,9 +303,19 @@ fn step_lines(device: &Device) -> Result<Vec<Line>, Error> {
 /// All tensors as one: gradients that are zero but for rounding are measured by the others.
 fn line(name: &str, actual: &[TensorData], expected: &[TensorData]) -> Line {
     let flat = |all: &[TensorData]| -> Vec<f32> {
-        all.iter().flat_map(|data| data.clone().try_to_vec::<f32>().expect("parameters are f32")).collect()
+        all.iter()
+            .flat_map(|data| {
+                data.clone()
+                    .try_to_vec::<f32>()
+                    .expect("parameters are f32")
+            })
+            .collect()
     };
-    Line { name: name.to_owned(), count: expected.len(), difference: relative(&flat(actual), &flat(expected)) }
+    Line {
+        name: name.to_owned(),
+        count: expected.len(),
+        difference: relative(&flat(actual), &flat(expected)),
+    }
 }
 
 /// Largest difference by largest expected entry; NaN where sizes differ.
@@ -236,7 +324,16 @@ fn relative(actual: &[f32], expected: &[f32]) -> f64 {
         return f64::NAN;
     }
     let pairs = actual.iter().zip(expected);
-    let difference = pairs.map(|(a, e)| f64::from(a - e).abs()).fold(0.0, largest);
-    let magnitude = expected.iter().map(|e| f64::from(e.abs())).fold(0.0, largest);
-    if difference == 0.0 { 0.0 } else { difference / magnitude }
+    let difference = pairs
+        .map(|(a, e)| f64::from(a - e).abs())
+        .fold(0.0, largest);
+    let magnitude = expected
+        .iter()
+        .map(|e| f64::from(e.abs()))
+        .fold(0.0, largest);
+    if difference == 0.0 {
+        0.0
+    } else {
+        difference / magnitude
+    }
 }

@@ -65,7 +65,9 @@ impl Launcher {
         if self.restart {
             command.arg("--restart");
         }
-        command.stdout(Stdio::null()).env("RAYON_NUM_THREADS", self.num_threads.to_string());
+        command
+            .stdout(Stdio::null())
+            .env("RAYON_NUM_THREADS", self.num_threads.to_string());
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "error");
         }
@@ -91,7 +93,8 @@ impl Arguments {
         let jobs = self.jobs.unwrap_or(config.run.compare.jobs).get();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let launcher = Launcher {
-            program: std::env::current_exe().map_err(Error::io(&self.run.config, "find the program for"))?,
+            program: std::env::current_exe()
+                .map_err(Error::io(&self.run.config, "find the program for"))?,
             config: self.run.config,
             digest,
             device: self.run.device,
@@ -127,7 +130,9 @@ fn run_all(
     loop {
         let is_ending = failure.is_some() || stop.is_requested();
         while !is_ending && running.len() < jobs {
-            let Some(run) = waiting.pop_front() else { break };
+            let Some(run) = waiting.pop_front() else {
+                break;
+            };
             let child = launcher.start(&run)?;
             running.push((run, child));
         }
@@ -143,7 +148,10 @@ fn run_all(
         let mut index = 0;
         while index < running.len() {
             let (run, child) = &mut running[index];
-            let Some(status) = child.try_wait().map_err(Error::io(&run.folder, "wait for"))? else {
+            let Some(status) = child
+                .try_wait()
+                .map_err(Error::io(&run.folder, "wait for"))?
+            else {
                 index += 1;
                 continue;
             };
@@ -155,7 +163,12 @@ fn run_all(
                 }
                 // Stopped with its state saved, as it was asked to.
                 (Some(3), _) => stop.request(),
-                _ => failure = Some(Error::FailedRun { run: run.name(), status }),
+                _ => {
+                    failure = Some(Error::FailedRun {
+                        run: run.name(),
+                        status,
+                    });
+                }
             }
         }
     }

@@ -33,18 +33,32 @@ impl Arguments {
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
         let config = Config::read(&self.run.config)?;
-        let folder = self.student.folder.clone().unwrap_or_else(|| config.output());
+        let folder = self
+            .student
+            .folder
+            .clone()
+            .unwrap_or_else(|| config.output());
         let inference = Inference::open(config, self.run.device)?;
         let (student, checkpoint) = inference.student(&folder, self.student.checkpoint)?;
         let dataset = inference.config.run.dataset.open(inference.config.base())?;
         let split = Split::new(self.split);
         let examples = dataset.read(&split, &mut SkipBadRows::new(self.skip_bad_rows))?;
-        let rows = Rows::new(split.clone(), &inference.task, &examples, &inference.tokenizer)?;
-        let scores = inference
-            .scores(&student, &rows)?
-            .ok_or(crate::data::JoinError::Unlabelled { split: split.clone() })?;
+        let rows = Rows::new(
+            split.clone(),
+            &inference.task,
+            &examples,
+            &inference.tokenizer,
+        )?;
+        let scores =
+            inference
+                .scores(&student, &rows)?
+                .ok_or(crate::data::JoinError::Unlabelled {
+                    split: split.clone(),
+                })?;
         for (name, value) in &scores.all {
-            let value = value.as_f64().map_or("undefined".to_owned(), |value| format!("{value:.4}"));
+            let value = value
+                .as_f64()
+                .map_or("undefined".to_owned(), |value| format!("{value:.4}"));
             tracing::info!("{name:10} {value}");
         }
         let line = json!({

@@ -26,15 +26,28 @@ impl Arguments {
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
         let config = Config::read(&self.run.config)?;
-        let folder = self.student.folder.clone().unwrap_or_else(|| config.output());
+        let folder = self
+            .student
+            .folder
+            .clone()
+            .unwrap_or_else(|| config.output());
         let inference = Inference::open(config, self.run.device)?;
         let (student, checkpoint) = inference.student(&folder, self.student.checkpoint)?;
         let head = student.classifier(inference.task.label());
         if let Some(parent) = self.directory.parent() {
             std::fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
         }
-        save_pretrained(&self.directory, student.encoder(), &inference.tokenizer, Some(&head))?;
-        tracing::info!("the student of step {} is in {}", checkpoint.state.position.step, self.directory.display());
+        save_pretrained(
+            &self.directory,
+            student.encoder(),
+            &inference.tokenizer,
+            Some(&head),
+        )?;
+        tracing::info!(
+            "the student of step {} is in {}",
+            checkpoint.state.position.step,
+            self.directory.display()
+        );
         Ok(Status::Done)
     }
 }

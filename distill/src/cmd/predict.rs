@@ -58,7 +58,11 @@ impl Arguments {
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
         let config = Config::read(&self.run.config)?;
-        let folder = self.student.folder.clone().unwrap_or_else(|| config.output());
+        let folder = self
+            .student
+            .folder
+            .clone()
+            .unwrap_or_else(|| config.output());
         let inference = Inference::open(config, self.run.device)?;
         let (student, _) = inference.student(&folder, self.student.checkpoint)?;
         let split = Split::new(self.split);
@@ -82,21 +86,36 @@ fn read_rows(path: &Path, task: &Task) -> Result<Vec<Example>, Error> {
     let (origin, text) = if path == Path::new("-") {
         let mut text = String::new();
         let name = "standard input";
-        std::io::stdin().read_to_string(&mut text).map_err(Error::io(Path::new(name), "read"))?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(Error::io(Path::new(name), "read"))?;
         (name.to_owned(), text)
     } else {
-        (path.display().to_string(), std::fs::read_to_string(path).map_err(Error::io(path, "read"))?)
+        (
+            path.display().to_string(),
+            std::fs::read_to_string(path).map_err(Error::io(path, "read"))?,
+        )
     };
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
-            let bad = |problem| Error::BadInput { origin: origin.clone(), line: index + 1, problem };
-            let row: BTreeMap<String, Value> = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+            let bad = |problem| Error::BadInput {
+                origin: origin.clone(),
+                line: index + 1,
+                problem,
+            };
+            let row: BTreeMap<String, Value> =
+                serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
             let texts = row.into_iter().filter_map(|(name, value)| match value {
                 Value::String(text) => Some((name, text)),
                 _ => None,
             });
-            let fields = task.select(&texts.collect()).map_err(|field| bad(format!("field `{field}` is no text")))?;
+            let fields = task
+                .select(&texts.collect())
+                .map_err(|field| bad(format!("field `{field}` is no text")))?;
             Ok(Example::new(fields, None, Split::new("input")))
         })
         .collect()
@@ -129,8 +148,14 @@ fn jsonl(task: &Task, rows: &Rows, answers: &[Answer]) -> String {
     let mut text = String::new();
     for (index, (id, answer)) in rows.ids.iter().zip(answers).enumerate() {
         let line = match answer {
-            Answer::Class { class, probabilities } => {
-                let named = probabilities.iter().enumerate().map(|(class, value)| (class_name(task, class), json!(value)));
+            Answer::Class {
+                class,
+                probabilities,
+            } => {
+                let named = probabilities
+                    .iter()
+                    .enumerate()
+                    .map(|(class, value)| (class_name(task, class), json!(value)));
                 let named: serde_json::Map<String, Value> = named.collect();
                 json!({"index": index, "id": id, "prediction": class_name(task, *class), "probabilities": named})
             }
@@ -146,25 +171,50 @@ mod tests {
     use super::*;
 
     fn class(class: usize) -> Answer {
-        Answer::Class { class, probabilities: vec![0.25, 0.75] }
+        Answer::Class {
+            class,
+            probabilities: vec![0.25, 0.75],
+        }
     }
 
     #[test]
     fn submissions_name_labels_as_glue_does() {
         let task = |name| Task::builtin(name).unwrap();
-        assert_eq!(tsv(&task("cola"), &[class(1), class(0)]), "index\tprediction\n0\t1\n1\t0\n");
-        assert_eq!(tsv(&task("rte"), &[class(1), class(0)]), "index\tprediction\n0\tnot_entailment\n1\tentailment\n");
-        let numbers = [Answer::Value(2.34567), Answer::Value(-0.1), Answer::Value(5.2)];
-        assert_eq!(tsv(&task("stsb"), &numbers), "index\tprediction\n0\t2.346\n1\t0.000\n2\t5.000\n");
+        assert_eq!(
+            tsv(&task("cola"), &[class(1), class(0)]),
+            "index\tprediction\n0\t1\n1\t0\n"
+        );
+        assert_eq!(
+            tsv(&task("rte"), &[class(1), class(0)]),
+            "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
+        );
+        let numbers = [
+            Answer::Value(2.34567),
+            Answer::Value(-0.1),
+            Answer::Value(5.2),
+        ];
+        assert_eq!(
+            tsv(&task("stsb"), &numbers),
+            "index\tprediction\n0\t2.346\n1\t0.000\n2\t5.000\n"
+        );
     }
 
     #[test]
     fn rows_need_every_field() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
-        std::fs::write(&path, "{\"sentence\": \"A dog.\", \"more\": 1}\n\n{\"text\": \"x\"}\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"sentence\": \"A dog.\", \"more\": 1}\n\n{\"text\": \"x\"}\n",
+        )
+        .unwrap();
         let error = read_rows(&path, &Task::builtin("cola").unwrap()).unwrap_err();
-        assert!(error.to_string().ends_with("rows.jsonl:3: field `sentence` is no text"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("rows.jsonl:3: field `sentence` is no text"),
+            "{error}"
+        );
         std::fs::write(&path, "{\"sentence\": \"A dog.\"}\n").unwrap();
         let rows = read_rows(&path, &Task::builtin("cola").unwrap()).unwrap();
         assert_eq!(rows[0].field("sentence"), Some("A dog."));

@@ -60,7 +60,9 @@ impl Arguments {
             folder: self.folder.unwrap_or_else(|| config.output()),
             restart: self.restart,
         };
-        let stop = self.stop_after_steps.map_or_else(Stop::default, Stop::after_steps);
+        let stop = self
+            .stop_after_steps
+            .map_or_else(Stop::default, Stop::after_steps);
         stop.on_signals();
         if self.stop_at_end_of_input {
             stop.on_end_of_input();

@@ -76,7 +76,9 @@ impl CompareConfig {
             }
         }
         if self.controls.contains(&Control::Noise) && self.noise_sigmas.is_empty() {
-            return Err("`compare.controls` has `noise`, and `compare.noise_sigmas` is empty".to_owned());
+            return Err(
+                "`compare.controls` has `noise`, and `compare.noise_sigmas` is empty".to_owned(),
+            );
         }
         Ok(())
     }

@@ -34,10 +34,13 @@ impl ConfigError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Read { .. } => "name a run configuration, for instance data/scenes/distill.toml".to_owned(),
+            Self::Read { .. } => {
+                "name a run configuration, for instance data/scenes/distill.toml".to_owned()
+            }
             Self::Refused { .. } => "docs/distill.md has every key".to_owned(),
             Self::NoCacheDigest { .. } => {
-                "set `cache.digest` or give --cache-digest: `harvest freeze` prints the digest".to_owned()
+                "set `cache.digest` or give --cache-digest: `harvest freeze` prints the digest"
+                    .to_owned()
             }
         })
     }

@@ -76,7 +76,11 @@ pub struct SplitNames {
 
 impl Default for SplitNames {
     fn default() -> Self {
-        Self { train: Split::train(), validation: Split::validation(), test: Split::test() }
+        Self {
+            train: Split::train(),
+            validation: Split::validation(),
+            test: Split::test(),
+        }
     }
 }
 
@@ -135,9 +139,15 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or something in it is refused.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let base = path.parent().map(Path::to_owned).unwrap_or_default();
-        Self::parse(&text, base).map_err(|message| ConfigError::Refused { path: path.to_owned(), message })
+        Self::parse(&text, base).map_err(|message| ConfigError::Refused {
+            path: path.to_owned(),
+            message,
+        })
     }
 
     /// Checks the text of a configuration whose relative paths start at `base`.
@@ -145,7 +155,8 @@ impl Config {
     /// # Errors
     /// What is refused, with its place.
     pub fn parse(text: &str, base: PathBuf) -> Result<Self, String> {
-        let run: RunConfig = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let run: RunConfig =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         run.compare.check()?;
         Ok(Self { run, base })
     }
@@ -175,7 +186,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError::NoCacheDigest`]: a run names what it learns from.
     pub fn cache_digest(&self, given: Option<Sha256Digest>) -> Result<Sha256Digest, ConfigError> {
-        given.or(self.run.cache.digest).ok_or_else(|| ConfigError::NoCacheDigest { cache: self.cache() })
+        given
+            .or(self.run.cache.digest)
+            .ok_or_else(|| ConfigError::NoCacheDigest {
+                cache: self.cache(),
+            })
     }
 
     /// Everything that decides what a run computes, apart from its seed: without the places of data set, cache and
@@ -187,7 +202,10 @@ impl Config {
             fields.remove(section);
         }
         for key in ["path", "digest"] {
-            value["cache"].as_object_mut().expect("the cache is a table").remove(key);
+            value["cache"]
+                .as_object_mut()
+                .expect("the cache is a table")
+                .remove(key);
         }
         value
     }
@@ -205,8 +223,13 @@ pub fn differences(one: &Value, other: &Value) -> Vec<(String, Value, Value)> {
         };
         let keys: std::collections::BTreeSet<&String> = first.keys().chain(second.keys()).collect();
         for key in keys {
-            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            let get = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
+            let name = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
+            let get =
+                |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
             walk(&name, &get(first), &get(second), found);
         }
     }

@@ -67,9 +67,15 @@ impl TryFrom<StudentDocument> for StudentConfig {
 
     fn try_from(document: StudentDocument) -> Result<Self, String> {
         let source = match (document.path, document.fresh, document.tokenizer) {
-            (Some(path), None, None) => StudentSource::Pretrained { path, num_layers: document.num_layers },
+            (Some(path), None, None) => StudentSource::Pretrained {
+                path,
+                num_layers: document.num_layers,
+            },
             (Some(_), None, Some(_)) => {
-                return Err("`student.tokenizer` belongs to `student.fresh`: a directory brings its own".to_owned());
+                return Err(
+                    "`student.tokenizer` belongs to `student.fresh`: a directory brings its own"
+                        .to_owned(),
+                );
             }
             (None, Some(sizes), Some(tokenizer)) => {
                 if document.num_layers.is_some() {
@@ -88,10 +94,17 @@ impl TryFrom<StudentDocument> for StudentConfig {
                 return Err("`student.fresh` needs `student.tokenizer`, a folder with tokenizer.json or vocab.txt".to_owned());
             }
             (Some(_), Some(_), _) | (None, None, _) => {
-                return Err("a student has either `path`, a Hugging Face directory, or a table `fresh`".to_owned());
+                return Err(
+                    "a student has either `path`, a Hugging Face directory, or a table `fresh`"
+                        .to_owned(),
+                );
             }
         };
-        Ok(Self { source, max_length: document.max_length, precision: document.precision })
+        Ok(Self {
+            source,
+            max_length: document.max_length,
+            precision: document.precision,
+        })
     }
 }
 
@@ -99,9 +112,14 @@ impl From<StudentConfig> for StudentDocument {
     fn from(config: StudentConfig) -> Self {
         let (max_length, precision) = (config.max_length, config.precision);
         match config.source {
-            StudentSource::Pretrained { path, num_layers } => {
-                Self { path: Some(path), num_layers, tokenizer: None, max_length, precision, fresh: None }
-            }
+            StudentSource::Pretrained { path, num_layers } => Self {
+                path: Some(path),
+                num_layers,
+                tokenizer: None,
+                max_length,
+                precision,
+                fresh: None,
+            },
             StudentSource::Fresh { sizes, tokenizer } => Self {
                 path: None,
                 num_layers: None,

@@ -110,21 +110,33 @@ fn a_run_without_digest_is_refused() {
     let error = parse(SMALL).unwrap().cache_digest(None).unwrap_err();
     insta::assert_snapshot!(error, @"the run does not say which frozen state of cache `runs/a/cache` it learns from");
     let given = Sha256Digest::of(b"given");
-    assert_eq!(parse(WHOLE).unwrap().cache_digest(Some(given)).unwrap(), given);
+    assert_eq!(
+        parse(WHOLE).unwrap().cache_digest(Some(given)).unwrap(),
+        given
+    );
 }
 
 #[test]
 fn identity_names_what_is_computed_and_not_where() {
     let one = parse(WHOLE).unwrap().identity();
-    let moved = WHOLE.replace("path = \"cache\"", "path = \"elsewhere\"").replace("path = \"out\"", "path = \"other\"");
-    assert_eq!(parse(&moved.replace("seed = 7", "seed = 8")).unwrap().identity(), one);
-    let other = parse(&WHOLE.replace("epochs = 3", "epochs = 4")).unwrap().identity();
+    let moved = WHOLE
+        .replace("path = \"cache\"", "path = \"elsewhere\"")
+        .replace("path = \"out\"", "path = \"other\"");
+    assert_eq!(
+        parse(&moved.replace("seed = 7", "seed = 8"))
+            .unwrap()
+            .identity(),
+        one
+    );
+    let other = parse(&WHOLE.replace("epochs = 3", "epochs = 4"))
+        .unwrap()
+        .identity();
     let found = differences(&one, &other);
     assert_eq!(found, [("training.epochs".to_owned(), 3.into(), 4.into())]);
 }
 
 #[test]
-fn refusals_name_the_key() {
+fn refusals_of_training_name_the_key() {
     insta::assert_snapshot!(refusal("seed = 7", "sed = 7"), @r#"
     TOML parse error at line 2, column 1
       |
@@ -181,6 +193,10 @@ fn refusals_name_the_key() {
        |                ^
     2 is not a share from 0 to 1
     "#);
+}
+
+#[test]
+fn refusals_of_the_rest_name_the_key() {
     insta::assert_snapshot!(refusal("tokenizer = \"words\"", ""), @r#"
     TOML parse error at line 20, column 1
        |
@@ -237,28 +253,60 @@ fn refusals_name_the_key() {
 
 /// The keys that serde names when it refuses an unknown one in a table.
 fn keys_of(table: &str) -> BTreeSet<String> {
-    let text = if table.is_empty() { format!("unknown_key = 1\n{WHOLE}") } else {
-        WHOLE.replace(&format!("[{table}]\n"), &format!("[{table}]\nunknown_key = 1\n"))
+    let text = if table.is_empty() {
+        format!("unknown_key = 1\n{WHOLE}")
+    } else {
+        WHOLE.replace(
+            &format!("[{table}]\n"),
+            &format!("[{table}]\nunknown_key = 1\n"),
+        )
     };
     let message = parse(&text).unwrap_err();
-    let (_, expected) = message.split_once("expected").unwrap_or_else(|| panic!("[{table}]: {message}"));
-    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    let (_, expected) = message
+        .split_once("expected")
+        .unwrap_or_else(|| panic!("[{table}]: {message}"));
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn the_reference_page_has_every_key() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/distill.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/distill.md"))
+        .unwrap();
     let tables = [
-        "", "dataset", "splits", "cache", "student", "student.fresh", "aligner", "objective", "training", "output", "compare",
+        "",
+        "dataset",
+        "splits",
+        "cache",
+        "student",
+        "student.fresh",
+        "aligner",
+        "objective",
+        "training",
+        "output",
+        "compare",
     ];
     for table in tables {
-        let heading = if table.is_empty() { "## Configuration".to_owned() } else { format!("### `[{table}]`") };
-        let (_, section) = page.split_once(&heading).unwrap_or_else(|| panic!("docs/distill.md has no `{heading}`"));
+        let heading = if table.is_empty() {
+            "## Configuration".to_owned()
+        } else {
+            format!("### `[{table}]`")
+        };
+        let (_, section) = page
+            .split_once(&heading)
+            .unwrap_or_else(|| panic!("docs/distill.md has no `{heading}`"));
         let section = section.split("\n##").next().unwrap();
         let keys = keys_of(table);
         assert!(!keys.is_empty());
         for key in keys {
-            assert!(section.contains(&format!("| `{key}`")), "docs/distill.md has no `{key}` under `{heading}`");
+            assert!(
+                section.contains(&format!("| `{key}`")),
+                "docs/distill.md has no `{key}` under `{heading}`"
+            );
         }
     }
 }

@@ -100,7 +100,9 @@ impl Default for TrainingDocument {
 
 impl Default for TrainingConfig {
     fn default() -> Self {
-        TrainingDocument::default().try_into().expect("the defaults fit together")
+        TrainingDocument::default()
+            .try_into()
+            .expect("the defaults fit together")
     }
 }
 
@@ -112,16 +114,25 @@ impl TryFrom<TrainingDocument> for TrainingConfig {
             (ScheduleName::AlternateEpoch, None) => Schedule::AlternateEpoch,
             (ScheduleName::JointStep, None) => Schedule::JointStep,
             (ScheduleName::FrozenRandom, None) => Schedule::FrozenRandom,
-            (ScheduleName::PretrainFreeze, Some(aligner_epochs)) => Schedule::PretrainFreeze { aligner_epochs },
+            (ScheduleName::PretrainFreeze, Some(aligner_epochs)) => {
+                Schedule::PretrainFreeze { aligner_epochs }
+            }
             (ScheduleName::PretrainFreeze, None) => {
                 return Err("schedule `pretrain-freeze` needs `training.aligner_epochs`".to_owned());
             }
             (_, Some(_)) => {
-                return Err("`training.aligner_epochs` belongs to schedule `pretrain-freeze`".to_owned());
+                return Err(
+                    "`training.aligner_epochs` belongs to schedule `pretrain-freeze`".to_owned(),
+                );
             }
         };
-        if document.warmup_share.is_some() && document.learning_rate_schedule == LearningRateSchedule::Constant {
-            return Err("`training.warmup_share` belongs to learning_rate_schedule = \"linear-warmup\"".to_owned());
+        if document.warmup_share.is_some()
+            && document.learning_rate_schedule == LearningRateSchedule::Constant
+        {
+            return Err(
+                "`training.warmup_share` belongs to learning_rate_schedule = \"linear-warmup\""
+                    .to_owned(),
+            );
         }
         if document.gradient_accumulation > document.batch_size {
             return Err(format!(
@@ -139,7 +150,9 @@ impl TryFrom<TrainingDocument> for TrainingConfig {
             aligner_learning_rate: document.aligner_learning_rate,
             weight_decay: document.weight_decay,
             learning_rate_schedule: document.learning_rate_schedule,
-            warmup_share: document.warmup_share.unwrap_or(Share::try_from(0.0).expect("0 is a share")),
+            warmup_share: document
+                .warmup_share
+                .unwrap_or(Share::try_from(0.0).expect("0 is a share")),
         })
     }
 }
@@ -149,7 +162,9 @@ impl From<TrainingConfig> for TrainingDocument {
         let (schedule, aligner_epochs) = match config.schedule {
             Schedule::AlternateEpoch => (ScheduleName::AlternateEpoch, None),
             Schedule::JointStep => (ScheduleName::JointStep, None),
-            Schedule::PretrainFreeze { aligner_epochs } => (ScheduleName::PretrainFreeze, Some(aligner_epochs)),
+            Schedule::PretrainFreeze { aligner_epochs } => {
+                (ScheduleName::PretrainFreeze, Some(aligner_epochs))
+            }
             Schedule::FrozenRandom => (ScheduleName::FrozenRandom, None),
         };
         let warms_up = config.learning_rate_schedule == LearningRateSchedule::LinearWarmup;

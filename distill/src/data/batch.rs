@@ -33,8 +33,17 @@ impl Padding {
 }
 
 /// One padded batch of encodings.
-pub fn token_batch(encodings: &[&Encoding], pad_id: u32, padding: Padding, device: &Device) -> TokenBatch {
-    let longest = encodings.iter().map(|encoding| encoding.ids.len()).max().unwrap_or(0);
+pub fn token_batch(
+    encodings: &[&Encoding],
+    pad_id: u32,
+    padding: Padding,
+    device: &Device,
+) -> TokenBatch {
+    let longest = encodings
+        .iter()
+        .map(|encoding| encoding.ids.len())
+        .max()
+        .unwrap_or(0);
     let length = padding.length(longest.max(1));
     let rows = encodings.len();
     let tensor = |value: &dyn Fn(&Encoding, usize) -> u32| -> Tensor<2, Int> {
@@ -45,8 +54,12 @@ pub fn token_batch(encodings: &[&Encoding], pad_id: u32, padding: Padding, devic
         Tensor::from_data(TensorData::new(values_bs, [rows, length]), device)
     };
     TokenBatch {
-        token_ids_bs: tensor(&|encoding, position| encoding.ids.get(position).copied().unwrap_or(pad_id)),
-        type_ids_bs: tensor(&|encoding, position| encoding.type_ids.get(position).copied().unwrap_or(0)),
+        token_ids_bs: tensor(&|encoding, position| {
+            encoding.ids.get(position).copied().unwrap_or(pad_id)
+        }),
+        type_ids_bs: tensor(&|encoding, position| {
+            encoding.type_ids.get(position).copied().unwrap_or(0)
+        }),
         attention_mask_bs: tensor(&|encoding, position| u32::from(position < encoding.ids.len())),
     }
 }
@@ -59,13 +72,21 @@ pub fn targets(labels: &Labels, rows: &[usize], device: &Device) -> Targets {
     match labels {
         Labels::Classes(classes) => {
             let values_b: Vec<i64> = rows.iter().map(|&row| i64::from(classes[row])).collect();
-            Targets::Classes(Tensor::from_data(TensorData::new(values_b, [rows.len()]), device))
+            Targets::Classes(Tensor::from_data(
+                TensorData::new(values_b, [rows.len()]),
+                device,
+            ))
         }
         Labels::Values(values) => {
             let values_b: Vec<f32> = rows.iter().map(|&row| values[row] as f32).collect();
-            Targets::Values(Tensor::from_data(TensorData::new(values_b, [rows.len()]), (device, DType::F32)))
+            Targets::Values(Tensor::from_data(
+                TensorData::new(values_b, [rows.len()]),
+                (device, DType::F32),
+            ))
         }
-        Labels::Absent => unreachable!("labels of training and validation rows are checked when they are read"),
+        Labels::Absent => {
+            unreachable!("labels of training and validation rows are checked when they are read")
+        }
     }
 }
 
@@ -75,15 +96,42 @@ mod tests {
 
     #[test]
     fn shorter_rows_are_padded_and_masked() {
-        let one = Encoding { ids: vec![2, 7, 3], type_ids: vec![0, 0, 1] };
-        let two = Encoding { ids: vec![2, 3], type_ids: vec![0, 0] };
-        let values = |tensor: Tensor<2, Int>| tensor.into_data().convert::<i64>().try_to_vec::<i64>().unwrap();
-        let batch = token_batch(&[&one, &two], 9, Padding::Multiple { of: 4, limit: 128 }, &Device::flex());
+        let one = Encoding {
+            ids: vec![2, 7, 3],
+            type_ids: vec![0, 0, 1],
+        };
+        let two = Encoding {
+            ids: vec![2, 3],
+            type_ids: vec![0, 0],
+        };
+        let values = |tensor: Tensor<2, Int>| {
+            tensor
+                .into_data()
+                .convert::<i64>()
+                .try_to_vec::<i64>()
+                .unwrap()
+        };
+        let batch = token_batch(
+            &[&one, &two],
+            9,
+            Padding::Multiple { of: 4, limit: 128 },
+            &Device::flex(),
+        );
         assert_eq!(values(batch.token_ids_bs), [2, 7, 3, 9, 2, 3, 9, 9]);
         assert_eq!(values(batch.type_ids_bs), [0, 0, 1, 0, 0, 0, 0, 0]);
         assert_eq!(values(batch.attention_mask_bs), [1, 1, 1, 0, 1, 1, 0, 0]);
-        assert_eq!(token_batch(&[&one, &two], 9, Padding::Longest, &Device::flex()).token_ids_bs.dims(), [2, 3]);
-        let limited = token_batch(&[&one], 9, Padding::Multiple { of: 4, limit: 3 }, &Device::flex());
+        assert_eq!(
+            token_batch(&[&one, &two], 9, Padding::Longest, &Device::flex())
+                .token_ids_bs
+                .dims(),
+            [2, 3]
+        );
+        let limited = token_batch(
+            &[&one],
+            9,
+            Padding::Multiple { of: 4, limit: 3 },
+            &Device::flex(),
+        );
         assert_eq!(limited.token_ids_bs.dims(), [1, 3]);
     }
 }

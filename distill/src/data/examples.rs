@@ -39,7 +39,12 @@ impl Rows {
     ///
     /// # Errors
     /// The tokenizer refuses a text.
-    pub fn new(split: Split, task: &Task, examples: &[Example], tokenizer: &TextTokenizer) -> Result<Self, Error> {
+    pub fn new(
+        split: Split,
+        task: &Task,
+        examples: &[Example],
+        tokenizer: &TextTokenizer,
+    ) -> Result<Self, Error> {
         let encodings = examples
             .iter()
             .map(|example| {
@@ -69,7 +74,11 @@ impl Rows {
     #[must_use]
     pub fn retain(self, keep: &[bool]) -> Self {
         fn kept<T>(values: Vec<T>, keep: &[bool]) -> Vec<T> {
-            values.into_iter().zip(keep).filter_map(|(value, keep)| keep.then_some(value)).collect()
+            values
+                .into_iter()
+                .zip(keep)
+                .filter_map(|(value, keep)| keep.then_some(value))
+                .collect()
         }
         Self {
             split: self.split,
@@ -115,8 +124,12 @@ fn labels(kind: TaskKind, examples: &[Example]) -> Labels {
         })
     };
     match kind {
-        TaskKind::Classification { .. } => classes().collect::<Option<_>>().map_or(Labels::Absent, Labels::Classes),
-        TaskKind::Regression => values().collect::<Option<_>>().map_or(Labels::Absent, Labels::Values),
+        TaskKind::Classification { .. } => classes()
+            .collect::<Option<_>>()
+            .map_or(Labels::Absent, Labels::Classes),
+        TaskKind::Regression => values()
+            .collect::<Option<_>>()
+            .map_or(Labels::Absent, Labels::Values),
     }
 }
 
@@ -139,12 +152,21 @@ impl Corpus {
     /// SHA-256 over ids, tokens and labels of all rows in their order: runs over equal digests saw equal data.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
-        for rows in [Some(&self.train), Some(&self.validation), self.test.as_ref()].into_iter().flatten() {
+        for rows in [
+            Some(&self.train),
+            Some(&self.validation),
+            self.test.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        {
             hasher.update((rows.len() as u64).to_le_bytes());
             rows.update(&mut hasher);
         }
         let bytes: [u8; 32] = hasher.finalize().into();
-        bytes.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        bytes.iter().fold("sha256:".to_owned(), |text, byte| {
+            format!("{text}{byte:02x}")
+        })
     }
 }
 
@@ -164,19 +186,39 @@ pub fn read_corpus(
     };
     let train = read(&names.train)?;
     let validation = read(&names.validation)?;
-    let test = if dataset.splits().contains(&names.test) { Some(read(&names.test)?) } else { None };
+    let test = if dataset.splits().contains(&names.test) {
+        Some(read(&names.test)?)
+    } else {
+        None
+    };
     for rows in [&train, &validation] {
         if rows.is_empty() {
-            return Err(JoinError::NoRows { split: rows.split.clone() }.into());
+            return Err(JoinError::NoRows {
+                split: rows.split.clone(),
+            }
+            .into());
         }
         if rows.labels == Labels::Absent {
-            return Err(JoinError::Unlabelled { split: rows.split.clone() }.into());
+            return Err(JoinError::Unlabelled {
+                split: rows.split.clone(),
+            }
+            .into());
         }
     }
     let used = [&names.train, &names.validation, &names.test];
     let mut others = Vec::new();
-    for split in dataset.splits().iter().filter(|split| !used.contains(split)) {
+    for split in dataset
+        .splits()
+        .iter()
+        .filter(|split| !used.contains(split))
+    {
         others.extend(dataset.read(split, skip)?.iter().map(Example::id));
     }
-    Ok(Corpus { task: dataset.task().clone(), train, validation, test, others })
+    Ok(Corpus {
+        task: dataset.task().clone(),
+        train,
+        validation,
+        test,
+        others,
+    })
 }

@@ -37,7 +37,13 @@ pub struct TeacherFeatures {
 impl TeacherFeatures {
     /// Features of the training rows with these `ids`; `rows[n]` is the place of row n's feature in `values`.
     pub fn new(width: usize, values: VectorValues, rows: Vec<usize>, ids: Vec<ExampleId>) -> Self {
-        Self { width, values, rows, ids, noise: None }
+        Self {
+            width,
+            values,
+            rows,
+            ids,
+            noise: None,
+        }
     }
 
     /// D.
@@ -70,19 +76,27 @@ impl TeacherFeatures {
             self.append(self.rows[row], &mut values_bf);
             if let Some((randomness, deviation)) = self.noise {
                 let mut noise = vec![0.0; self.width];
-                fill_normal(&mut randomness.stream(Purpose::FeatureNoise, self.ids[row].as_bytes()), &mut noise);
+                fill_normal(
+                    &mut randomness.stream(Purpose::FeatureNoise, self.ids[row].as_bytes()),
+                    &mut noise,
+                );
                 for (value, noise) in values_bf[begin..].iter_mut().zip(noise) {
                     *value += deviation * noise;
                 }
             }
         }
-        Tensor::from_data(TensorData::new(values_bf, [rows.len(), self.width]), (device, DType::F32))
+        Tensor::from_data(
+            TensorData::new(values_bf, [rows.len(), self.width]),
+            (device, DType::F32),
+        )
     }
 
     fn append(&self, place: usize, to: &mut Vec<f32>) {
         let range = place * self.width..(place + 1) * self.width;
         match &self.values {
-            VectorValues::F16(values) => to.extend(values[range].iter().map(|value| value.to_f32())),
+            VectorValues::F16(values) => {
+                to.extend(values[range].iter().map(|value| value.to_f32()));
+            }
             VectorValues::F32(values) => to.extend(&values[range]),
         }
     }
@@ -100,7 +114,10 @@ impl TeacherFeatures {
             }
         }
         let n = self.rows.len() as f64;
-        let variances = sums.iter().zip(&squares).map(|(sum, square)| (square / n - (sum / n).powi(2)).max(0.0));
+        let variances = sums
+            .iter()
+            .zip(&squares)
+            .map(|(sum, square)| (square / n - (sum / n).powi(2)).max(0.0));
         (variances.sum::<f64>() / self.width as f64).sqrt()
     }
 }
@@ -116,7 +133,11 @@ mod tests {
     }
 
     fn values(features: &TeacherFeatures, rows: &[usize]) -> Vec<f32> {
-        features.batch(rows, &Device::flex()).into_data().try_to_vec().unwrap()
+        features
+            .batch(rows, &Device::flex())
+            .into_data()
+            .try_to_vec()
+            .unwrap()
     }
 
     #[test]
@@ -139,7 +160,10 @@ mod tests {
     fn noise_is_drawn_once_for_each_example() {
         // Variances 5 and 0, so the deviation is the root of 2.5.
         assert!((features().deviation() - 2.5_f64.sqrt()).abs() < 1e-12);
-        let noisy = features().transformed(FeatureTransform::Noise { deviations: 2.0 }, Randomness::new(5));
+        let noisy = features().transformed(
+            FeatureTransform::Noise { deviations: 2.0 },
+            Randomness::new(5),
+        );
         let batch = values(&noisy, &[1, 2]);
         assert_eq!(values(&noisy, &[2]), batch[2..]);
         assert_ne!(batch[1] - 1.0, batch[3] - 1.0);

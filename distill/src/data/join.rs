@@ -162,7 +162,11 @@ pub enum JoinError {
 
 fn listed(first: &[ExampleId], count: u64) -> String {
     let ids: Vec<String> = first.iter().map(ToString::to_string).collect();
-    let more = if count > first.len() as u64 { ", ..." } else { "" };
+    let more = if count > first.len() as u64 {
+        ", ..."
+    } else {
+        ""
+    };
     format!("{}{more}", ids.join(", "))
 }
 
@@ -197,19 +201,45 @@ impl JoinError {
 ///
 /// # Errors
 /// The signal is not there or no vector; the draw is not there; the fields are others.
-pub fn check_manifest(folder: &Path, manifest: &Manifest, task: &Task, cache: &CacheConfig) -> Result<(), Error> {
-    let names = || manifest.signals.iter().map(|signal| signal.name().to_owned());
+pub fn check_manifest(
+    folder: &Path,
+    manifest: &Manifest,
+    task: &Task,
+    cache: &CacheConfig,
+) -> Result<(), Error> {
+    let names = || {
+        manifest
+            .signals
+            .iter()
+            .map(|signal| signal.name().to_owned())
+    };
     let Some(signal) = manifest.signal(&cache.signal) else {
         let (path, signal) = (folder.to_owned(), cache.signal.clone());
-        return Err(schemas::Error::NoSuchSignal { path, signal, present: names().collect() }.into());
+        return Err(schemas::Error::NoSuchSignal {
+            path,
+            signal,
+            present: names().collect(),
+        }
+        .into());
     };
     if signal.vector().is_none() {
-        let vectors = manifest.signals.iter().filter(|signal| signal.vector().is_some());
+        let vectors = manifest
+            .signals
+            .iter()
+            .filter(|signal| signal.vector().is_some());
         let vectors = vectors.map(|signal| signal.name().to_owned()).collect();
-        return Err(JoinError::NoVector { signal: cache.signal.clone(), vectors }.into());
+        return Err(JoinError::NoVector {
+            signal: cache.signal.clone(),
+            vectors,
+        }
+        .into());
     }
     if cache.draw >= manifest.draws {
-        return Err(JoinError::NoSuchDraw { draw: cache.draw, draws: manifest.draws }.into());
+        return Err(JoinError::NoSuchDraw {
+            draw: cache.draw,
+            draws: manifest.draws,
+        }
+        .into());
     }
     let sorted = |fields: &[String]| {
         let mut fields = fields.to_vec();
@@ -240,17 +270,35 @@ pub struct TrainingData {
 ///
 /// # Errors
 /// [`JoinError`] for what the policies refuse; [`schemas::Error`] for shards that are not what the manifest says.
-pub fn join(corpus: Corpus, folder: &Path, manifest: &Manifest, cache: &CacheConfig) -> Result<TrainingData, Error> {
-    let mut report = JoinReport { num_train: corpus.train.len() as u64, ..JoinReport::default() };
+pub fn join(
+    corpus: Corpus,
+    folder: &Path,
+    manifest: &Manifest,
+    cache: &CacheConfig,
+) -> Result<TrainingData, Error> {
+    let mut report = JoinReport {
+        num_train: corpus.train.len() as u64,
+        ..JoinReport::default()
+    };
     let corpus = drop_duplicates(corpus, cache.duplicate, &mut report)?;
     let found = read_features(&corpus, folder, manifest, cache, &mut report)?;
 
     let ids = &corpus.train.ids;
     let keep: Vec<bool> = ids.iter().map(|id| found.places.contains_key(id)).collect();
-    let missing: Vec<ExampleId> = ids.iter().zip(&keep).filter(|(_, keep)| !**keep).map(|(id, _)| *id).collect();
+    let missing: Vec<ExampleId> = ids
+        .iter()
+        .zip(&keep)
+        .filter(|(_, keep)| !**keep)
+        .map(|(id, _)| *id)
+        .collect();
     report.num_missing = missing.len() as u64;
     if !missing.is_empty() && cache.missing == MissingPolicy::Refuse {
-        return Err(JoinError::Missing { count: report.num_missing, total: ids.len() as u64, first: head(&missing) }.into());
+        return Err(JoinError::Missing {
+            count: report.num_missing,
+            total: ids.len() as u64,
+            first: head(&missing),
+        }
+        .into());
     }
     let train = corpus.train.retain(&keep);
     if train.is_empty() {
@@ -259,7 +307,11 @@ pub fn join(corpus: Corpus, folder: &Path, manifest: &Manifest, cache: &CacheCon
     report.num_joined = train.len() as u64;
     let rows = train.ids.iter().map(|id| found.places[id]).collect();
     let features = TeacherFeatures::new(found.width, found.values, rows, train.ids.clone());
-    Ok(TrainingData { corpus: Corpus { train, ..corpus }, features, report })
+    Ok(TrainingData {
+        corpus: Corpus { train, ..corpus },
+        features,
+        report,
+    })
 }
 
 fn head(ids: &[ExampleId]) -> Vec<ExampleId> {
@@ -267,7 +319,11 @@ fn head(ids: &[ExampleId]) -> Vec<ExampleId> {
 }
 
 /// Evaluation splits come first: where a training row is equal to one of theirs, the training row is the duplicate.
-fn drop_duplicates(corpus: Corpus, policy: DuplicatePolicy, report: &mut JoinReport) -> Result<Corpus, Error> {
+fn drop_duplicates(
+    corpus: Corpus,
+    policy: DuplicatePolicy,
+    report: &mut JoinReport,
+) -> Result<Corpus, Error> {
     let mut seen = HashSet::new();
     let mut duplicates = Vec::new();
     let mut is_new = |id: &ExampleId| {
@@ -284,10 +340,15 @@ fn drop_duplicates(corpus: Corpus, policy: DuplicatePolicy, report: &mut JoinRep
     let keep: Vec<bool> = corpus.train.ids.iter().map(&mut is_new).collect();
     report.num_duplicate_examples = duplicates.len() as u64;
     match policy {
-        DuplicatePolicy::Refuse if !duplicates.is_empty() => {
-            Err(JoinError::DuplicateExamples { count: report.num_duplicate_examples, first: head(&duplicates) }.into())
+        DuplicatePolicy::Refuse if !duplicates.is_empty() => Err(JoinError::DuplicateExamples {
+            count: report.num_duplicate_examples,
+            first: head(&duplicates),
         }
-        DuplicatePolicy::KeepFirst => Ok(Corpus { train: corpus.train.retain(&keep), ..corpus }),
+        .into()),
+        DuplicatePolicy::KeepFirst => Ok(Corpus {
+            train: corpus.train.retain(&keep),
+            ..corpus
+        }),
         DuplicatePolicy::Refuse | DuplicatePolicy::KeepAll => Ok(corpus),
     }
 }
@@ -306,13 +367,27 @@ fn read_features(
     report: &mut JoinReport,
 ) -> Result<Found, Error> {
     let CacheState::Frozen { shards, .. } = manifest.state() else {
-        return Err(schemas::Error::NotFrozen { path: folder.to_owned() }.into());
+        return Err(schemas::Error::NotFrozen {
+            path: folder.to_owned(),
+        }
+        .into());
     };
     let wanted: HashSet<ExampleId> = corpus.train.ids.iter().copied().collect();
-    let evaluation = corpus.test.iter().chain([&corpus.validation]).flat_map(|rows| &rows.ids);
+    let evaluation = corpus
+        .test
+        .iter()
+        .chain([&corpus.validation])
+        .flat_map(|rows| &rows.ids);
     let known: HashSet<ExampleId> = evaluation.chain(&corpus.others).copied().collect();
-    let width = manifest.signal(&cache.signal).and_then(schemas::SignalSpec::vector).map_or(0, |(width, _)| width);
-    let mut found = Found { width, values: VectorValues::F32(Vec::new()), places: HashMap::new() };
+    let width = manifest
+        .signal(&cache.signal)
+        .and_then(schemas::SignalSpec::vector)
+        .map_or(0, |(width, _)| width);
+    let mut found = Found {
+        width,
+        values: VectorValues::F32(Vec::new()),
+        places: HashMap::new(),
+    };
     let mut seen = HashSet::new();
     let (mut duplicates, mut extra) = (Vec::new(), Vec::new());
     for entry in shards {
@@ -326,7 +401,11 @@ fn read_features(
                     duplicates.push(id);
                 } else if wanted.contains(&id) {
                     found.places.insert(id, found.places.len());
-                    append(&mut found.values, &batch.values, row * width..(row + 1) * width);
+                    append(
+                        &mut found.values,
+                        &batch.values,
+                        row * width..(row + 1) * width,
+                    );
                 } else if !known.contains(&id) {
                     extra.push(id);
                 }
@@ -336,10 +415,18 @@ fn read_features(
     report.num_duplicate_rows = duplicates.len() as u64;
     report.num_extra = extra.len() as u64;
     if !duplicates.is_empty() && cache.duplicate == DuplicatePolicy::Refuse {
-        return Err(JoinError::DuplicateRows { count: report.num_duplicate_rows, first: head(&duplicates) }.into());
+        return Err(JoinError::DuplicateRows {
+            count: report.num_duplicate_rows,
+            first: head(&duplicates),
+        }
+        .into());
     }
     if !extra.is_empty() && cache.extra == ExtraPolicy::Refuse {
-        return Err(JoinError::Extra { count: report.num_extra, first: head(&extra) }.into());
+        return Err(JoinError::Extra {
+            count: report.num_extra,
+            first: head(&extra),
+        }
+        .into());
     }
     Ok(found)
 }

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use crate::support::World;
+use serde_json::Value;
 
 fn distill(world: &World, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
-    command.args(&arguments[..1]).arg(world.config()).args(&arguments[1..]);
+    command
+        .args(&arguments[..1])
+        .arg(world.config())
+        .args(&arguments[1..]);
     if ["train", "compare"].contains(&arguments[0]) {
         command.args(["--cache-digest", &world.digest.to_string()]);
     }
@@ -41,7 +44,10 @@ fn steps(folder: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(folder.join("steps.jsonl")).unwrap();
     let lines = text.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("examples_per_second").unwrap();
+        line.as_object_mut()
+            .unwrap()
+            .remove("examples_per_second")
+            .unwrap();
         line
     });
     lines.collect()
@@ -51,12 +57,17 @@ fn steps(folder: &Path) -> Vec<Value> {
 fn last_checkpoint(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let index = std::fs::read_to_string(folder.join("checkpoints/index.json")).unwrap();
     let index: Value = serde_json::from_str(&index).unwrap();
-    let folder = folder.join("checkpoints").join(index["last"].as_str().unwrap());
+    let folder = folder
+        .join("checkpoints")
+        .join(index["last"].as_str().unwrap());
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap())
+            (
+                path.file_name().unwrap().to_string_lossy().into_owned(),
+                std::fs::read(&path).unwrap(),
+            )
         })
         .collect();
     files.sort();
@@ -81,18 +92,34 @@ fn train_eval_predict_and_export() {
 
     // The rows of the split from a file give the same predictions.
     let rows = world.path("data/test.jsonl");
-    assert_eq!(done(&world, &["predict", "--input", rows.to_str().unwrap()]), table);
+    assert_eq!(
+        done(&world, &["predict", "--input", rows.to_str().unwrap()]),
+        table
+    );
     let json = done(&world, &["predict", "--form", "jsonl"]);
     for (line, row) in json.lines().zip(&lines[1..]) {
         let line: Value = serde_json::from_str(line).unwrap();
-        assert_eq!(format!("{}\t{}", line["index"], line["prediction"].as_str().unwrap()), **row);
-        let sum: f64 = line["probabilities"].as_object().unwrap().values().map(|value| value.as_f64().unwrap()).sum();
+        assert_eq!(
+            format!(
+                "{}\t{}",
+                line["index"],
+                line["prediction"].as_str().unwrap()
+            ),
+            **row
+        );
+        let sum: f64 = line["probabilities"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|value| value.as_f64().unwrap())
+            .sum();
         assert!((sum - 1.0).abs() < 1e-6);
     }
 
     let target = world.path("exported");
     done(&world, &["export", target.to_str().unwrap()]);
-    let config: Value = serde_json::from_slice(&std::fs::read(target.join("config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(target.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["architectures"][0], "BertForSequenceClassification");
     assert_eq!(config["id2label"]["1"], "yes");
     assert!(target.join("model.safetensors").exists() && target.join("vocab.txt").exists());
@@ -102,14 +129,21 @@ fn train_eval_predict_and_export() {
 fn a_killed_run_ends_as_one_that_was_not() {
     let world = World::new();
     world.replace("epochs = 2", "epochs = 40");
-    world.replace("path = \"out\"", "path = \"out\"\ncheckpoint_every_steps = 5");
+    world.replace(
+        "path = \"out\"",
+        "path = \"out\"\ncheckpoint_every_steps = 5",
+    );
     let whole = world.path("whole");
     done(&world, &["train", "--folder", whole.to_str().unwrap()]);
     let folder = world.path("killed");
     let arguments = ["train", "--folder", folder.to_str().unwrap()];
     let mut num_kills = 0;
     for milliseconds in [30, 60, 90, 120, 150, 200, 250] {
-        let mut child = distill(&world, &arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = distill(&world, &arguments)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         num_kills += u32::from(!child.wait().unwrap().success());
@@ -128,7 +162,14 @@ fn the_number_of_threads_changes_no_bit() {
     let with_threads = |name: &str, threads: &str| {
         let folder = world.path(name);
         let mut command = distill(&world, &["train", "--folder", folder.to_str().unwrap()]);
-        assert!(command.env("RAYON_NUM_THREADS", threads).output().unwrap().status.success());
+        assert!(
+            command
+                .env("RAYON_NUM_THREADS", threads)
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
         last_checkpoint(&folder)
     };
     assert_eq!(with_threads("one", "1"), with_threads("two", "2"));
@@ -150,7 +191,11 @@ fn stopping_early_has_its_own_status() {
 fn an_interrupted_run_saves_its_state() {
     let world = World::new();
     world.replace("epochs = 2", "epochs = 400");
-    let mut child = distill(&world, &["train"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = distill(&world, &["train"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let log = world.path("out/evaluations.jsonl");
     let started = Instant::now();
     // The first evaluation is on disk once the checkpoint after it is written.
@@ -158,7 +203,10 @@ fn an_interrupted_run_saves_its_state() {
         assert!(started.elapsed() < Duration::from_secs(90), "no evaluation");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(3));
     let state = last_checkpoint(&world.path("out"));
@@ -171,8 +219,23 @@ fn an_interrupted_run_saves_its_state() {
 fn compare_prints_a_table_and_goes_on_after_a_stop() {
     let world = World::new();
     let table = done(&world, &["compare", "--jobs", "2"]);
-    let names: Vec<&str> = table.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
-    assert_eq!(names, ["undistilled", "method", "aux-only", "shuffled", "noise-1", "frozen-random", "accuracy"]);
+    let names: Vec<&str> = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "undistilled",
+            "method",
+            "aux-only",
+            "shuffled",
+            "noise-1",
+            "frozen-random",
+            "accuracy"
+        ]
+    );
     let report = std::fs::read_to_string(world.path("out/compare.json")).unwrap();
     let figures: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(figures["rows"][1]["seeds"].as_array().unwrap().len(), 2);
@@ -182,8 +245,14 @@ fn compare_prints_a_table_and_goes_on_after_a_stop() {
     let untouched = world.path("out/compare/shuffled/seed-1/result.json");
     let before = std::fs::metadata(&untouched).unwrap().modified().unwrap();
     assert_eq!(done(&world, &["compare"]), table);
-    assert_eq!(std::fs::metadata(&untouched).unwrap().modified().unwrap(), before);
-    assert_eq!(std::fs::read_to_string(world.path("out/compare.json")).unwrap(), report);
+    assert_eq!(
+        std::fs::metadata(&untouched).unwrap().modified().unwrap(),
+        before
+    );
+    assert_eq!(
+        std::fs::read_to_string(world.path("out/compare.json")).unwrap(),
+        report
+    );
 }
 
 #[test]
@@ -192,13 +261,21 @@ fn errors_are_told_with_a_hint_and_a_status() {
     world.replace("epochs = 2", "epoch = 2");
     let output = run(&world, &["train"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("unknown field `epoch`"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("unknown field `epoch`"),
+        "{}",
+        stderr(&output)
+    );
     assert!(stderr(&output).ends_with("hint: docs/distill.md has every key\n"));
 
     let world = World::new();
     let output = run(&world, &["eval"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).ends_with("holds no checkpoint\nhint: train first: `distill train`\n"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).ends_with("holds no checkpoint\nhint: train first: `distill train`\n"),
+        "{}",
+        stderr(&output)
+    );
 
     let output = run(&world, &["train", "--device", "gpu"]);
     assert_eq!(output.status.code(), Some(1));
@@ -206,20 +283,45 @@ fn errors_are_told_with_a_hint_and_a_status() {
     if !cfg!(feature = "cuda") {
         let output = run(&world, &["train", "--device", "cuda:0"]);
         assert_eq!(output.status.code(), Some(1));
-        assert!(stderr(&output).contains("error: device `cuda:0`: this binary was built without CUDA"));
+        assert!(
+            stderr(&output).contains("error: device `cuda:0`: this binary was built without CUDA")
+        );
     }
 }
 
 #[test]
 fn the_cpu_agrees_with_itself() {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/armada_losses.json");
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/golden/armada_losses.json"
+    );
     let output = Command::new(env!("CARGO_BIN_EXE_distill"))
-        .args(["check-device", "--device", "cpu", "--golden", golden, "--tolerance", "1e-5"])
+        .args([
+            "check-device",
+            "--device",
+            "cpu",
+            "--golden",
+            golden,
+            "--tolerance",
+            "1e-5",
+        ])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
     let table = stdout(&output);
-    for quantity in ["golden total", "golden gradient p_s", "step losses", "step gradients", "step updated parameters"] {
+    for quantity in [
+        "golden total",
+        "golden gradient p_s",
+        "step losses",
+        "step gradients",
+        "step updated parameters",
+    ] {
         assert!(table.contains(quantity), "{table}");
     }
 }

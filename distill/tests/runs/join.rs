@@ -1,16 +1,21 @@
 //! What does not fit between a data set and a cache is counted and refused.
 
+use crate::support::{Row, World, record, rows};
 use distill::config::Config;
 use distill::device::DeviceChoice;
 use distill::error::Error;
 use distill::session::Session;
 use schemas::Sha256Digest;
 use schemas::dataset::SkipBadRows;
-use crate::support::{Row, World, record, rows};
 
 fn open(world: &World) -> Result<Session, Error> {
     let config = Config::read(&world.config())?;
-    Session::open(config, world.digest, DeviceChoice::Cpu, &mut SkipBadRows::new(0))
+    Session::open(
+        config,
+        world.digest,
+        DeviceChoice::Cpu,
+        &mut SkipBadRows::new(0),
+    )
 }
 
 /// The refusal with ids and folders taken out, and its hint.
@@ -21,13 +26,21 @@ fn refused(world: &World) -> String {
     let words = text.split_inclusive([' ', '\n', ',']).map(|word| {
         let bare = word.trim_end_matches([' ', '\n', ',']);
         let is_id = bare.len() == 32 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_id { word.replace(bare, "<id>") } else { word.to_owned() }
+        if is_id {
+            word.replace(bare, "<id>")
+        } else {
+            word.to_owned()
+        }
     });
     words.collect()
 }
 
 fn world(train: Vec<Row>, cached: &[Row]) -> World {
-    let splits = [("train", train), ("validation", rows(20..28)), ("test", rows(28..36))];
+    let splits = [
+        ("train", train),
+        ("validation", rows(20..28)),
+        ("test", rows(28..36)),
+    ];
     World::with(&splits, &cached.iter().map(record).collect::<Vec<_>>())
 }
 
@@ -51,18 +64,33 @@ fn missing_rows_are_refused_or_dropped() {
     "#);
     let session = accept(&world, "missing = \"drop\"");
     assert_eq!(session.data.corpus.train.len(), 18);
-    assert_eq!((session.join_report().num_missing, session.join_report().num_joined), (2, 18));
+    assert_eq!(
+        (
+            session.join_report().num_missing,
+            session.join_report().num_joined
+        ),
+        (2, 18)
+    );
 }
 
 #[test]
 fn validation_and_test_rows_need_no_feature() {
-    assert_eq!(open(&world(rows(0..20), &rows(0..20))).unwrap().join_report().num_joined, 20);
+    assert_eq!(
+        open(&world(rows(0..20), &rows(0..20)))
+            .unwrap()
+            .join_report()
+            .num_joined,
+        20
+    );
 }
 
 #[test]
 fn duplicate_cache_rows_are_refused_or_the_first_counts() {
     let mut cached = rows(0..36);
-    cached.push(Row { class: 1 - cached[0].class, ..cached[0].clone() });
+    cached.push(Row {
+        class: 1 - cached[0].class,
+        ..cached[0].clone()
+    });
     let world = world(rows(0..20), &cached);
     insta::assert_snapshot!(refused(&world), @r#"
     1 rows of the cache have the same example and draw as an earlier row: <id>
@@ -70,22 +98,37 @@ fn duplicate_cache_rows_are_refused_or_the_first_counts() {
     "#);
     let session = accept(&world, "duplicate = \"keep-first\"");
     assert_eq!(session.join_report().num_duplicate_rows, 1);
-    let feature: Vec<f32> =
-        session.data.features.batch(&[0], &burn::tensor::Device::flex()).into_data().try_to_vec().unwrap();
+    let feature: Vec<f32> = session
+        .data
+        .features
+        .batch(&[0], &burn::tensor::Device::flex())
+        .into_data()
+        .try_to_vec()
+        .unwrap();
     assert!(feature[0] >= 2.0, "row 0 has class 1: {feature:?}");
 }
 
 #[test]
 fn duplicate_examples_are_refused_dropped_or_kept() {
     // A training row twice, and a training row that is in the test split.
-    let train: Vec<Row> = rows(0..20).into_iter().chain(rows(3..4)).chain(rows(30..31)).collect();
+    let train: Vec<Row> = rows(0..20)
+        .into_iter()
+        .chain(rows(3..4))
+        .chain(rows(30..31))
+        .collect();
     let world = world(train, &rows(0..36));
     insta::assert_snapshot!(refused(&world), @r#"
     2 rows of the data set have the same fields as an earlier row: <id>, <id>
     mend the data, or say cache.duplicate = "keep-first" or "keep-all"
     "#);
     let session = accept(&world, "duplicate = \"keep-first\"");
-    assert_eq!((session.data.corpus.train.len(), session.join_report().num_duplicate_examples), (20, 2));
+    assert_eq!(
+        (
+            session.data.corpus.train.len(),
+            session.join_report().num_duplicate_examples
+        ),
+        (20, 2)
+    );
     assert_eq!(session.data.corpus.test.as_ref().unwrap().len(), 8);
     world.replace("keep-first", "keep-all");
     assert_eq!(open(&world).unwrap().data.corpus.train.len(), 22);
@@ -98,7 +141,10 @@ fn extra_cache_rows_are_refused_or_ignored() {
     2 rows of the cache belong to no example of the data set: <id>, <id>
     is this the cache of this data set? If it holds more on purpose: cache.extra = "ignore"
     "#);
-    assert_eq!(accept(&world, "extra = \"ignore\"").join_report().num_extra, 2);
+    assert_eq!(
+        accept(&world, "extra = \"ignore\"").join_report().num_extra,
+        2
+    );
 }
 
 #[test]
@@ -119,14 +165,26 @@ fn what_the_manifest_does_not_offer_is_refused_before_anything_is_read() {
     let mut other = World::new();
     other.digest = Sha256Digest::of(b"other");
     let error = open(&other).unwrap_err();
-    assert!(error.to_string().contains("holds no frozen state with digest sha256:"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("holds no frozen state with digest sha256:"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_flipped_byte_in_a_shard_is_refused() {
     let world = World::new();
-    let mut files = std::fs::read_dir(world.path("cache")).unwrap().map(|entry| entry.unwrap().path());
-    let shard = files.find(|path| path.extension().is_some_and(|extension| extension == "parquet")).unwrap();
+    let mut files = std::fs::read_dir(world.path("cache"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let shard = files
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "parquet")
+        })
+        .unwrap();
     let mut bytes = std::fs::read(&shard).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

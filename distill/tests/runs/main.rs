@@ -1,6 +1,10 @@
 //! Whole runs on a small data set: in this process and through the binary.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::float_cmp, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test fails by panicking"
+)]
 
 mod cli;
 mod join;

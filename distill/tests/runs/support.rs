@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use schemas::{
-    DatasetIdentity, Example, FloatType, Label, Manifest, Provenance, Sha256Digest, ShardWriter, SignalKind, SignalSpec,
-    SignalValue, Split, TeacherIdentity, TeacherRecord,
+    DatasetIdentity, Example, FloatType, Label, Manifest, Provenance, Sha256Digest, ShardWriter,
+    SignalKind, SignalSpec, SignalValue, Split, TeacherIdentity, TeacherRecord,
 };
 
 /// Width of the cached features.
 const WIDTH: usize = 6;
-const WORDS: [&str; 8] = ["red", "blue", "green", "big", "small", "left", "right", "shape"];
+const WORDS: [&str; 8] = [
+    "red", "blue", "green", "big", "small", "left", "right", "shape",
+];
 
 /// One row: a pair of texts and a class.
 #[derive(Clone, Debug)]
@@ -25,8 +27,10 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn example(&self) -> Example {
         let fields = [("first", &self.first), ("second", &self.second)];
-        let fields: BTreeMap<String, String> =
-            fields.iter().map(|(name, text)| ((*name).to_owned(), (*text).clone())).collect();
+        let fields: BTreeMap<String, String> = fields
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).clone()))
+            .collect();
         Example::new(fields, Some(Label::Class(self.class)), Split::train())
     }
 
@@ -56,7 +60,9 @@ pub(crate) fn record(row: &Row) -> TeacherRecord {
     let id = row.example().id();
     let bytes = id.as_bytes();
     let noise = |n: usize| f32::from(bytes[n]) / 256.0;
-    let vector = (0..WIDTH).map(|n| noise(n) + if n == 0 { 2.0 * row.class as f32 } else { 0.0 }).collect();
+    let vector = (0..WIDTH)
+        .map(|n| noise(n) + if n == 0 { 2.0 * row.class as f32 } else { 0.0 })
+        .collect();
     TeacherRecord {
         id,
         draw: 0,
@@ -75,8 +81,16 @@ pub(crate) struct World {
 impl World {
     /// 20 training, 8 validation and 8 test rows, all cached.
     pub(crate) fn new() -> Self {
-        let splits = [("train", rows(0..20)), ("validation", rows(20..28)), ("test", rows(28..36))];
-        let records: Vec<_> = splits.iter().flat_map(|(_, rows)| rows).map(record).collect();
+        let splits = [
+            ("train", rows(0..20)),
+            ("validation", rows(20..28)),
+            ("test", rows(28..36)),
+        ];
+        let records: Vec<_> = splits
+            .iter()
+            .flat_map(|(_, rows)| rows)
+            .map(record)
+            .collect();
         Self::with(&splits, &records)
     }
 
@@ -125,14 +139,22 @@ impl World {
 
 fn write_cache(folder: &Path, records: &[TeacherRecord]) -> Sha256Digest {
     std::fs::create_dir_all(folder).unwrap();
-    let kind = SignalKind::Feature { width: WIDTH as u32, dtype: FloatType::F16 };
-    let signals = vec![
-        SignalSpec::new("feature", kind, "tells the class").unwrap(),
-    ];
-    let teacher =
-        TeacherIdentity { kind: "test".into(), model: "test".into(), settings: serde_json::Value::Null };
+    let kind = SignalKind::Feature {
+        width: WIDTH as u32,
+        dtype: FloatType::F16,
+    };
+    let signals = vec![SignalSpec::new("feature", kind, "tells the class").unwrap()];
+    let teacher = TeacherIdentity {
+        kind: "test".into(),
+        model: "test".into(),
+        settings: serde_json::Value::Null,
+    };
     let fields = vec!["first".to_owned(), "second".to_owned()];
-    let dataset = DatasetIdentity { task: "pairs".into(), fields, prompt: None };
+    let dataset = DatasetIdentity {
+        task: "pairs".into(),
+        fields,
+        prompt: None,
+    };
     let manifest = Manifest::new(teacher, dataset, 1, signals);
     let mut writer = ShardWriter::create(folder, "part-000000", &manifest).unwrap();
     writer.write(records).unwrap();

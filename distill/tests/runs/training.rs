@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::support::{CONFIG, World, alone};
 use burn::tensor::{Device, Tensor};
 use distill::checkpoint::{Checkpoints, Which};
 use distill::config::Config;
@@ -17,15 +18,25 @@ use distill::stop::Stop;
 use distill::student::Encoding;
 use schemas::dataset::SkipBadRows;
 use serde_json::Value;
-use crate::support::{CONFIG, World, alone};
 
 fn session(world: &World) -> Session {
     let config = Config::read(&world.config()).unwrap();
-    Session::open(config, world.digest, DeviceChoice::Cpu, &mut SkipBadRows::new(0)).unwrap()
+    Session::open(
+        config,
+        world.digest,
+        DeviceChoice::Cpu,
+        &mut SkipBadRows::new(0),
+    )
+    .unwrap()
 }
 
 fn options(folder: &Path, variant: Variant) -> RunOptions {
-    RunOptions { variant, seed: 3, folder: folder.to_owned(), restart: false }
+    RunOptions {
+        variant,
+        seed: 3,
+        folder: folder.to_owned(),
+        restart: false,
+    }
 }
 
 /// Everything a run leaves behind, with timings taken out.
@@ -41,7 +52,15 @@ fn remains(folder: &Path) -> Remains {
     let steps = std::fs::read_to_string(folder.join("steps.jsonl")).unwrap();
     let steps = steps.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        assert!(line.as_object_mut().unwrap().remove("examples_per_second").unwrap().as_f64().unwrap() > 0.0);
+        assert!(
+            line.as_object_mut()
+                .unwrap()
+                .remove("examples_per_second")
+                .unwrap()
+                .as_f64()
+                .unwrap()
+                > 0.0
+        );
         line
     });
     Remains {
@@ -71,7 +90,10 @@ fn two_runs_of_one_seed_are_bit_equal_and_of_another_are_not() {
     let two = finished(&session, &world.path("two"), Variant::Method);
     assert_eq!(one.steps.len(), 16);
     assert_eq!(one, two);
-    let other = RunOptions { seed: 4, ..options(&world.path("other"), Variant::Method) };
+    let other = RunOptions {
+        seed: 4,
+        ..options(&world.path("other"), Variant::Method)
+    };
     train(&session, &other, &Stop::default());
     assert_ne!(remains(&world.path("other")).files, one.files);
 }
@@ -82,7 +104,10 @@ fn a_stopped_run_ends_bit_equal_wherever_it_was_stopped() {
     for (schedule, num_steps) in [("alternate-epoch", 16), ("joint-step", 8)] {
         let world = World::new();
         world.replace("alternate-epoch", schedule);
-        world.replace("path = \"out\"", "path = \"out\"\ncheckpoint_every_steps = 3");
+        world.replace(
+            "path = \"out\"",
+            "path = \"out\"\ncheckpoint_every_steps = 3",
+        );
         let session = session(&world);
         let whole = finished(&session, &world.path("whole"), Variant::Noise(1.0));
         assert_eq!(whole.steps.len(), num_steps);
@@ -91,17 +116,31 @@ fn a_stopped_run_ends_bit_equal_wherever_it_was_stopped() {
             let options = options(&folder, Variant::Noise(1.0));
             let outcome = train(&session, &options, &Stop::after_steps(kill_at));
             assert!(matches!(outcome, Outcome::Stopped { step } if step == kill_at));
-            assert!(matches!(train(&session, &options, &Stop::default()), Outcome::Finished(_)));
-            assert_eq!(remains(&folder), whole, "{schedule}, stopped after {kill_at} steps");
+            assert!(matches!(
+                train(&session, &options, &Stop::default()),
+                Outcome::Finished(_)
+            ));
+            assert_eq!(
+                remains(&folder),
+                whole,
+                "{schedule}, stopped after {kill_at} steps"
+            );
         }
         // Stopped after every single step.
         let folder = world.path("often");
         let options = options(&folder, Variant::Noise(1.0));
         let stops = (0..100).take_while(|_| {
-            matches!(train(&session, &options, &Stop::after_steps(1)), Outcome::Stopped { .. })
+            matches!(
+                train(&session, &options, &Stop::after_steps(1)),
+                Outcome::Stopped { .. }
+            )
         });
         assert_eq!(stops.count(), num_steps - 1);
-        assert_eq!(remains(&folder), whole, "{schedule}, stopped after every step");
+        assert_eq!(
+            remains(&folder),
+            whole,
+            "{schedule}, stopped after every step"
+        );
     }
 }
 
@@ -118,7 +157,11 @@ fn an_unclean_end_loses_no_more_than_the_steps_since_the_checkpoint() {
     // checkpoint.
     let steps = folder.join("steps.jsonl");
     let text = std::fs::read_to_string(&steps).unwrap();
-    let beyond = text.lines().last().unwrap().replace("\"step\":7", "\"step\":8");
+    let beyond = text
+        .lines()
+        .last()
+        .unwrap()
+        .replace("\"step\":7", "\"step\":8");
     std::fs::write(&steps, format!("{text}{beyond}\n{{\"step\":9,\"ep")).unwrap();
     std::fs::create_dir(folder.join("checkpoints/.step-00000008-pass-1")).unwrap();
     train(&session, &options, &Stop::default());
@@ -132,13 +175,31 @@ fn a_finished_run_is_not_done_again_and_restart_does_it_again() {
     let session = session(&world);
     let folder = world.path("run");
     let first = finished(&session, &folder, Variant::AuxOnly);
-    let touched = std::fs::metadata(folder.join("result.json")).unwrap().modified().unwrap();
+    let touched = std::fs::metadata(folder.join("result.json"))
+        .unwrap()
+        .modified()
+        .unwrap();
     assert_eq!(finished(&session, &folder, Variant::AuxOnly), first);
-    assert_eq!(std::fs::metadata(folder.join("result.json")).unwrap().modified().unwrap(), touched);
-    let again = RunOptions { restart: true, ..options(&folder, Variant::AuxOnly) };
+    assert_eq!(
+        std::fs::metadata(folder.join("result.json"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        touched
+    );
+    let again = RunOptions {
+        restart: true,
+        ..options(&folder, Variant::AuxOnly)
+    };
     train(&session, &again, &Stop::default());
     assert_eq!(remains(&folder), first);
-    assert_ne!(std::fs::metadata(folder.join("result.json")).unwrap().modified().unwrap(), touched);
+    assert_ne!(
+        std::fs::metadata(folder.join("result.json"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        touched
+    );
 }
 
 #[test]
@@ -146,18 +207,42 @@ fn a_folder_of_another_run_is_refused_by_the_key_that_differs() {
     let _alone = alone();
     let world = World::new();
     let folder = world.path("run");
-    train(&session(&world), &options(&folder, Variant::Method), &Stop::after_steps(1));
+    train(
+        &session(&world),
+        &options(&folder, Variant::Method),
+        &Stop::after_steps(1),
+    );
     world.replace("epochs = 2", "epochs = 3");
-    let error = session(&world).train(&options(&folder, Variant::Method), &Stop::default(), false).unwrap_err();
-    assert!(error.to_string().ends_with("holds a run with training.epochs = 2, and the configuration says 3"), "{error}");
+    let error = session(&world)
+        .train(&options(&folder, Variant::Method), &Stop::default(), false)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("holds a run with training.epochs = 2, and the configuration says 3"),
+        "{error}"
+    );
     world.replace("epochs = 3", "epochs = 2");
-    let error = session(&world).train(&options(&folder, Variant::Shuffled), &Stop::default(), false).unwrap_err();
-    assert!(error.to_string().contains("variant = \"method\""), "{error}");
+    let error = session(&world)
+        .train(
+            &options(&folder, Variant::Shuffled),
+            &Stop::default(),
+            false,
+        )
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("variant = \"method\""),
+        "{error}"
+    );
 }
 
 /// The tensor files of the last checkpoint after so many steps.
 fn files_after(session: &Session, folder: &Path, num_steps: u64) -> BTreeMap<String, Vec<u8>> {
-    train(session, &options(folder, Variant::Method), &Stop::after_steps(num_steps));
+    train(
+        session,
+        &options(folder, Variant::Method),
+        &Stop::after_steps(num_steps),
+    );
     Checkpoints::of(folder).load(Which::Last).unwrap().files
 }
 
@@ -191,8 +276,17 @@ fn variants_of_a_seed_start_from_the_same_student() {
         Checkpoints::of(&folder).load(Which::Last).unwrap().files
     };
     let method = start(Variant::Method);
-    for variant in [Variant::Undistilled, Variant::AuxOnly, Variant::Shuffled, Variant::FrozenRandom] {
-        assert_eq!(start(variant)["student.safetensors"], method["student.safetensors"], "{variant}");
+    for variant in [
+        Variant::Undistilled,
+        Variant::AuxOnly,
+        Variant::Shuffled,
+        Variant::FrozenRandom,
+    ] {
+        assert_eq!(
+            start(variant)["student.safetensors"],
+            method["student.safetensors"],
+            "{variant}"
+        );
     }
     assert!(!start(Variant::Undistilled).contains_key("aligner.safetensors"));
 }
@@ -202,32 +296,53 @@ fn a_teacher_without_weight_leaves_the_student_as_it_is() {
     let _alone = alone();
     let world = World::new();
     let session_of = |beta: &str, gamma: &str| {
-        let text = CONFIG.replace("[output]", &format!("[objective]\nalpha = 0\nbeta = {beta}\ngamma = {gamma}\n[output]"));
+        let text = CONFIG.replace(
+            "[output]",
+            &format!("[objective]\nalpha = 0\nbeta = {beta}\ngamma = {gamma}\n[output]"),
+        );
         world.write_config(&text);
         session(&world)
     };
-    let undistilled = finished(&session_of("0", "0"), &world.path("a"), Variant::Undistilled);
+    let undistilled = finished(
+        &session_of("0", "0"),
+        &world.path("a"),
+        Variant::Undistilled,
+    );
     let method = finished(&session_of("0", "0"), &world.path("b"), Variant::Method);
     assert_eq!(undistilled.files, method.files);
     assert_eq!(undistilled.steps, method.steps);
     let auxiliary = finished(&session_of("0", "1"), &world.path("c"), Variant::Method);
-    assert_ne!(auxiliary.files["student.safetensors"], method.files["student.safetensors"]);
+    assert_ne!(
+        auxiliary.files["student.safetensors"],
+        method.files["student.safetensors"]
+    );
 }
 
 /// Values of the first student step's line, and the student's weights after it.
 fn first_step(world: &World, name: &str) -> (Vec<f64>, Vec<f32>) {
     let session = session(world);
     let folder = world.path(name);
-    train(&session, &options(&folder, Variant::Method), &Stop::after_steps(1));
+    train(
+        &session,
+        &options(&folder, Variant::Method),
+        &Stop::after_steps(1),
+    );
     let text = std::fs::read_to_string(folder.join("steps.jsonl")).unwrap();
     let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let mut values = Vec::new();
     for side in ["student", "aligner"] {
         values.push(line[side]["loss"].as_f64().unwrap());
         values.push(line[side]["gradient_norm"].as_f64().unwrap());
-        values.extend(line[side]["terms"].as_object().unwrap().values().map(|term| term.as_f64().unwrap()));
+        values.extend(
+            line[side]["terms"]
+                .as_object()
+                .unwrap()
+                .values()
+                .map(|term| term.as_f64().unwrap()),
+        );
     }
-    let bytes = &Checkpoints::of(&folder).load(Which::Last).unwrap().files["student_optimizer.safetensors"];
+    let bytes =
+        &Checkpoints::of(&folder).load(Which::Last).unwrap().files["student_optimizer.safetensors"];
     let stored = safetensors::SafeTensors::deserialize(bytes).unwrap();
     let mut weights = Vec::new();
     for (name, view) in stored.iter().collect::<BTreeMap<_, _>>() {
@@ -249,20 +364,36 @@ fn accumulated_gradients_equal_those_of_the_whole_batch() {
             .replace("dropout = 0.1", "dropout = 0")
             .replace("projection = 4", "projection = 4\ndropout = 0")
             .replace("alternate-epoch", "joint-step")
-            .replace("[output]", &format!("[objective]\npreset = \"{preset}\"\nmanifold = \"elementwise\"\n[output]"));
+            .replace(
+                "[output]",
+                &format!(
+                    "[objective]\npreset = \"{preset}\"\nmanifold = \"elementwise\"\n[output]"
+                ),
+            );
         world.write_config(&text);
         let (values, moments) = first_step(&world, "whole");
         // Parts of 2, 2, 2 and of 4, 2 rows.
         for parts in [3, 2] {
-            world.write_config(&text.replace("batch_size = 6", &format!("batch_size = 6\ngradient_accumulation = {parts}")));
+            world.write_config(&text.replace(
+                "batch_size = 6",
+                &format!("batch_size = 6\ngradient_accumulation = {parts}"),
+            ));
             let (in_parts, moments_in_parts) = first_step(&world, &format!("parts-{parts}"));
             for (whole, part) in values.iter().zip(&in_parts) {
-                assert!((whole - part).abs() <= 1e-5 * whole.abs(), "{preset}: {whole} and {part} in {parts} parts");
+                assert!(
+                    (whole - part).abs() <= 1e-5 * whole.abs(),
+                    "{preset}: {whole} and {part} in {parts} parts"
+                );
             }
-            let largest = moments.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            let largest = moments
+                .iter()
+                .fold(0.0_f32, |largest, value| largest.max(value.abs()));
             assert_eq!(moments.len(), moments_in_parts.len());
             for (whole, part) in moments.iter().zip(&moments_in_parts) {
-                assert!((whole - part).abs() <= 1e-5 * largest, "{preset}: {whole} and {part} in {parts} parts");
+                assert!(
+                    (whole - part).abs() <= 1e-5 * largest,
+                    "{preset}: {whole} and {part} in {parts} parts"
+                );
             }
         }
     }
@@ -275,30 +406,55 @@ fn padding_changes_no_loss() {
     let session = session(&world);
     let run = &session.inference.config.run;
     let device = Device::flex();
-    let heads = run.aligner.resolve(run.objective.preset(), session.inference.kind());
+    let heads = run
+        .aligner
+        .resolve(run.objective.preset(), session.inference.kind());
     let tokenizer = &session.inference.tokenizer;
-    let student =
-        Student::new(&run.student, session.inference.config.base(), tokenizer, &heads, Randomness::new(1), &device).unwrap();
+    let student = Student::new(
+        &run.student,
+        session.inference.config.base(),
+        tokenizer,
+        &heads,
+        Randomness::new(1),
+        &device,
+    )
+    .unwrap();
     let rows = [0, 1, 2, 3];
     let train = &session.data.corpus.train;
     let encodings: Vec<&Encoding> = rows.iter().map(|&row| &train.encodings[row]).collect();
-    let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.ids.len()).collect();
-    assert!(lengths.iter().any(|length| *length != lengths[0]), "{lengths:?}");
+    let lengths: Vec<usize> = encodings
+        .iter()
+        .map(|encoding| encoding.ids.len())
+        .collect();
+    assert!(
+        lengths.iter().any(|length| *length != lengths[0]),
+        "{lengths:?}"
+    );
     let targets = targets(&train.labels, &rows, &device);
     let aligner = heads.init_aligner(session.data.features.width(), &device);
     let taught = aligner.forward(session.data.features.batch(&rows, &device));
     let objective = Objective::new(run.objective);
     let losses = |padding| -> Vec<f32> {
         let tokens = token_batch(&encodings, tokenizer.pad_id(), padding, &device);
-        let loss = objective.student_loss(&student.forward(&tokens), Guidance::Teacher(&taught), &targets);
-        let all = [loss.total].into_iter().chain(loss.terms.into_iter().map(|(_, term)| term));
-        all.map(|term: Tensor<1>| term.into_scalar::<f32>()).collect()
+        let loss = objective.student_loss(
+            &student.forward(&tokens),
+            Guidance::Teacher(&taught),
+            &targets,
+        );
+        let all = [loss.total]
+            .into_iter()
+            .chain(loss.terms.into_iter().map(|(_, term)| term));
+        all.map(|term: Tensor<1>| term.into_scalar::<f32>())
+            .collect()
     };
     let tight = losses(Padding::Longest);
     let wide = losses(Padding::Multiple { of: 24, limit: 24 });
     assert_eq!(tight.len(), 6);
     for (tight, wide) in tight.iter().zip(wide) {
-        assert!((tight - wide).abs() <= 1e-6 * tight.abs().max(1.0), "{tight} and {wide}");
+        assert!(
+            (tight - wide).abs() <= 1e-6 * tight.abs().max(1.0),
+            "{tight} and {wide}"
+        );
     }
 }
 
@@ -307,15 +463,30 @@ fn the_checkpoint_is_chosen_by_validation_alone() {
     let _alone = alone();
     let world = World::new();
     world.replace("epochs = 2", "epochs = 5");
-    world.replace("student_learning_rate = 1e-3", "student_learning_rate = 2e-2");
+    world.replace(
+        "student_learning_rate = 1e-3",
+        "student_learning_rate = 2e-2",
+    );
     let session = session(&world);
     let remains = finished(&session, &world.path("run"), Variant::Method);
     let result: Value = serde_json::from_str(&remains.result).unwrap();
-    let lines = remains.evaluations.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let scores: Vec<(f64, u64)> =
-        lines.map(|line| (line["score"].as_f64().unwrap(), line["step"].as_u64().unwrap())).collect();
+    let lines = remains
+        .evaluations
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let scores: Vec<(f64, u64)> = lines
+        .map(|line| {
+            (
+                line["score"].as_f64().unwrap(),
+                line["step"].as_u64().unwrap(),
+            )
+        })
+        .collect();
     assert_eq!(scores.len(), 5);
-    let best = scores.iter().map(|(score, _)| *score).fold(f64::NEG_INFINITY, f64::max);
+    let best = scores
+        .iter()
+        .map(|(score, _)| *score)
+        .fold(f64::NEG_INFINITY, f64::max);
     let earliest = scores.iter().find(|(score, _)| *score == best).unwrap();
     assert_eq!(result["validation"].as_f64(), Some(best));
     assert_eq!(result["best_step"].as_u64(), Some(earliest.1));
@@ -325,11 +496,25 @@ fn the_checkpoint_is_chosen_by_validation_alone() {
 fn the_aligner_learns_from_the_cache() {
     let _alone = alone();
     let world = World::new();
-    world.replace("schedule = \"alternate-epoch\"", "schedule = \"pretrain-freeze\"\naligner_epochs = 25");
-    world.replace("aligner_learning_rate = 1e-3", "aligner_learning_rate = 1e-2");
+    world.replace(
+        "schedule = \"alternate-epoch\"",
+        "schedule = \"pretrain-freeze\"\naligner_epochs = 25",
+    );
+    world.replace(
+        "aligner_learning_rate = 1e-3",
+        "aligner_learning_rate = 1e-2",
+    );
     let remains = finished(&session(&world), &world.path("run"), Variant::Method);
-    let losses: Vec<f64> =
-        remains.steps.iter().filter_map(|line| line["aligner"]["terms"]["task"].as_f64()).collect();
+    let losses: Vec<f64> = remains
+        .steps
+        .iter()
+        .filter_map(|line| line["aligner"]["terms"]["task"].as_f64())
+        .collect();
     assert_eq!(losses.len(), 100);
-    assert!(losses[0] > 0.6 && losses[99] < 0.3, "{} to {}", losses[0], losses[99]);
+    assert!(
+        losses[0] > 0.6 && losses[99] < 0.3,
+        "{} to {}",
+        losses[0],
+        losses[99]
+    );
 }
