@@ -1,6 +1,6 @@
 //! From a data set and a frozen cache to batches.
 //!
-//! Examples and teacher features are joined by [`ExampleId`]. Nothing is ever filled in: a row that is missing, there
+//! Examples and teacher features are joined by [`ExampleId`](schemas::ExampleId). Nothing is ever filled in: a row that is missing, there
 //! twice or unknown is counted, and refused unless the configuration says otherwise.
 
 pub mod batch;
