@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::{Config, Control};
 use crate::schedule::{Supervision, Variant};
-use crate::session::RunResult;
+use crate::setup::RunResult;
 use crate::statistics::{Pair, mean, paired_t_test, sample_deviation};
 
 /// One run that has to be done.

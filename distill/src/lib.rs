@@ -18,7 +18,7 @@
 //! | [`schedule`], [`learning_rate`], [`optimizer`], [`random`] | what a run does when, with which rate, update and random numbers |
 //! | [`learner`], [`trainer`] | one step; the step loop |
 //! | [`checkpoint`], [`run_log`] | what a run leaves behind |
-//! | [`session`] | everything that the runs of one configuration share |
+//! | [`setup`] | everything that the runs of one configuration share |
 //! | [`evaluate`], [`metrics`], [`statistics`] | predictions, scores, statistics over seeds |
 //! | [`compare`] | the method beside its controls |
 //! | [`device`], [`golden`] | CPU or GPU by name; expected losses from elsewhere |
@@ -58,7 +58,7 @@ pub mod progress;
 pub mod random;
 pub mod run_log;
 pub mod schedule;
-pub mod session;
+pub mod setup;
 pub mod statistics;
 pub mod stop;
 pub mod student;
@@ -67,4 +67,4 @@ pub mod trainer;
 pub use config::Config;
 pub use device::DeviceChoice;
 pub use error::Error;
-pub use session::Session;
+pub use setup::Setup;

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::device::DeviceChoice;
 use crate::error::{Error, Status};
 use crate::progress::Progress;
-use crate::session::{RunResult, read_result};
+use crate::setup::{RunResult, read_result};
 use crate::stop::Stop;
 
 /// Time between two looks at the runs under way.

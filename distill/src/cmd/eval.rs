@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::data::Rows;
 use crate::error::{Error, Status};
 use crate::evaluate::metric_name;
-use crate::session::Inference;
+use crate::setup::Inference;
 
 /// The verb's command line.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::cli::{RunArguments, StudentArguments};
 use crate::config::Config;
 use crate::error::{Error, Status};
-use crate::session::Inference;
+use crate::setup::Inference;
 use crate::student::save::save_pretrained;
 
 /// The verb's command line.

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::data::Rows;
 use crate::error::{Error, Status};
 use crate::evaluate::Answer;
-use crate::session::Inference;
+use crate::setup::Inference;
 
 /// GLUE tasks whose submission names classes by number.
 const NUMBERED: [&str; 4] = ["cola", "sst2", "mrpc", "qqp"];

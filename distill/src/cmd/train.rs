@@ -9,7 +9,7 @@ use crate::cli::{RunArguments, print};
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::schedule::Variant;
-use crate::session::{Outcome, RunOptions, Session};
+use crate::setup::{Outcome, RunOptions, Setup};
 use crate::stop::Stop;
 
 /// The verb's command line.
@@ -68,12 +68,12 @@ impl Arguments {
             stop.on_end_of_input();
         }
         let mut skip = SkipBadRows::new(self.skip_bad_rows);
-        let session = Session::open(config, digest, self.run.device, &mut skip)?;
+        let setup = Setup::open(config, digest, self.run.device, &mut skip)?;
         for row in skip.skipped() {
             tracing::warn!("skipped {row}");
         }
-        tracing::info!("{}", session.join_report());
-        match session.train(&options, &stop, true)? {
+        tracing::info!("{}", setup.join_report());
+        match setup.train(&options, &stop, true)? {
             Outcome::Finished(result) => {
                 let text = serde_json::to_string(&result).expect("plain data");
                 print(&format!("{text}\n"))?;

@@ -4,13 +4,13 @@ use crate::support::{Row, World, record, rows};
 use distill::config::Config;
 use distill::device::DeviceChoice;
 use distill::error::Error;
-use distill::session::Session;
+use distill::setup::Setup;
 use schemas::Sha256Digest;
 use schemas::dataset::SkipBadRows;
 
-fn open(world: &World) -> Result<Session, Error> {
+fn open(world: &World) -> Result<Setup, Error> {
     let config = Config::read(&world.config())?;
-    Session::open(
+    Setup::open(
         config,
         world.digest,
         DeviceChoice::Cpu,
@@ -44,15 +44,15 @@ fn world(train: Vec<Row>, cached: &[Row]) -> World {
     World::with(&splits, &cached.iter().map(record).collect::<Vec<_>>())
 }
 
-fn accept(world: &World, policy: &str) -> Session {
+fn accept(world: &World, policy: &str) -> Setup {
     world.replace("path = \"cache\"", &format!("path = \"cache\"\n{policy}"));
     open(world).unwrap()
 }
 
 #[test]
 fn a_whole_cache_joins() {
-    let session = open(&World::new()).unwrap();
-    insta::assert_snapshot!(session.join_report(), @"20 of 20 training rows joined; 0 missing, 0 duplicate examples, 0 duplicate cache rows, 0 extra cache rows");
+    let setup = open(&World::new()).unwrap();
+    insta::assert_snapshot!(setup.join_report(), @"20 of 20 training rows joined; 0 missing, 0 duplicate examples, 0 duplicate cache rows, 0 extra cache rows");
 }
 
 #[test]
@@ -62,12 +62,12 @@ fn missing_rows_are_refused_or_dropped() {
     2 of 20 training rows have no feature in the cache: <id>, <id>
     run `harvest run` over this data set again, or train without these rows: cache.missing = "drop"
     "#);
-    let session = accept(&world, "missing = \"drop\"");
-    assert_eq!(session.data.corpus.train.len(), 18);
+    let setup = accept(&world, "missing = \"drop\"");
+    assert_eq!(setup.data.corpus.train.len(), 18);
     assert_eq!(
         (
-            session.join_report().num_missing,
-            session.join_report().num_joined
+            setup.join_report().num_missing,
+            setup.join_report().num_joined
         ),
         (2, 18)
     );
@@ -96,9 +96,9 @@ fn duplicate_cache_rows_are_refused_or_the_first_counts() {
     1 rows of the cache have the same example and draw as an earlier row: <id>
     mend the data, or say cache.duplicate = "keep-first" or "keep-all"
     "#);
-    let session = accept(&world, "duplicate = \"keep-first\"");
-    assert_eq!(session.join_report().num_duplicate_rows, 1);
-    let feature: Vec<f32> = session
+    let setup = accept(&world, "duplicate = \"keep-first\"");
+    assert_eq!(setup.join_report().num_duplicate_rows, 1);
+    let feature: Vec<f32> = setup
         .data
         .features
         .batch(&[0], &burn::tensor::Device::flex())
@@ -121,15 +121,15 @@ fn duplicate_examples_are_refused_dropped_or_kept() {
     2 rows of the data set have the same fields as an earlier row: <id>, <id>
     mend the data, or say cache.duplicate = "keep-first" or "keep-all"
     "#);
-    let session = accept(&world, "duplicate = \"keep-first\"");
+    let setup = accept(&world, "duplicate = \"keep-first\"");
     assert_eq!(
         (
-            session.data.corpus.train.len(),
-            session.join_report().num_duplicate_examples
+            setup.data.corpus.train.len(),
+            setup.join_report().num_duplicate_examples
         ),
         (20, 2)
     );
-    assert_eq!(session.data.corpus.test.as_ref().unwrap().len(), 8);
+    assert_eq!(setup.data.corpus.test.as_ref().unwrap().len(), 8);
     world.replace("keep-first", "keep-all");
     assert_eq!(open(&world).unwrap().data.corpus.train.len(), 22);
 }

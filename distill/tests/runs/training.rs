@@ -13,15 +13,15 @@ use distill::model::Student;
 use distill::objective::{Guidance, Objective};
 use distill::random::Randomness;
 use distill::schedule::Variant;
-use distill::session::{Outcome, RunOptions, Session};
+use distill::setup::{Outcome, RunOptions, Setup};
 use distill::stop::Stop;
 use distill::student::Encoding;
 use schemas::dataset::SkipBadRows;
 use serde_json::Value;
 
-fn session(world: &World) -> Session {
+fn setup(world: &World) -> Setup {
     let config = Config::read(&world.config()).unwrap();
-    Session::open(
+    Setup::open(
         config,
         world.digest,
         DeviceChoice::Cpu,
@@ -71,12 +71,12 @@ fn remains(folder: &Path) -> Remains {
     }
 }
 
-fn train(session: &Session, options: &RunOptions, stop: &Stop) -> Outcome {
-    session.train(options, stop, false).unwrap()
+fn train(setup: &Setup, options: &RunOptions, stop: &Stop) -> Outcome {
+    setup.train(options, stop, false).unwrap()
 }
 
-fn finished(session: &Session, folder: &Path, variant: Variant) -> Remains {
-    let outcome = train(session, &options(folder, variant), &Stop::default());
+fn finished(setup: &Setup, folder: &Path, variant: Variant) -> Remains {
+    let outcome = train(setup, &options(folder, variant), &Stop::default());
     assert!(matches!(outcome, Outcome::Finished(_)));
     remains(folder)
 }
@@ -85,16 +85,16 @@ fn finished(session: &Session, folder: &Path, variant: Variant) -> Remains {
 fn two_runs_of_one_seed_are_bit_equal_and_of_another_are_not() {
     let _alone = alone();
     let world = World::new();
-    let session = session(&world);
-    let one = finished(&session, &world.path("one"), Variant::Method);
-    let two = finished(&session, &world.path("two"), Variant::Method);
+    let setup = setup(&world);
+    let one = finished(&setup, &world.path("one"), Variant::Method);
+    let two = finished(&setup, &world.path("two"), Variant::Method);
     assert_eq!(one.steps.len(), 16);
     assert_eq!(one, two);
     let other = RunOptions {
         seed: 4,
         ..options(&world.path("other"), Variant::Method)
     };
-    train(&session, &other, &Stop::default());
+    train(&setup, &other, &Stop::default());
     assert_ne!(remains(&world.path("other")).files, one.files);
 }
 
@@ -108,16 +108,16 @@ fn a_stopped_run_ends_bit_equal_wherever_it_was_stopped() {
             "path = \"out\"",
             "path = \"out\"\ncheckpoint_every_steps = 3",
         );
-        let session = session(&world);
-        let whole = finished(&session, &world.path("whole"), Variant::Noise(1.0));
+        let setup = setup(&world);
+        let whole = finished(&setup, &world.path("whole"), Variant::Noise(1.0));
         assert_eq!(whole.steps.len(), num_steps);
         for kill_at in 0..num_steps as u64 {
             let folder = world.path(&format!("killed-{kill_at}"));
             let options = options(&folder, Variant::Noise(1.0));
-            let outcome = train(&session, &options, &Stop::after_steps(kill_at));
+            let outcome = train(&setup, &options, &Stop::after_steps(kill_at));
             assert!(matches!(outcome, Outcome::Stopped { step } if step == kill_at));
             assert!(matches!(
-                train(&session, &options, &Stop::default()),
+                train(&setup, &options, &Stop::default()),
                 Outcome::Finished(_)
             ));
             assert_eq!(
@@ -131,7 +131,7 @@ fn a_stopped_run_ends_bit_equal_wherever_it_was_stopped() {
         let options = options(&folder, Variant::Noise(1.0));
         let stops = (0..100).take_while(|_| {
             matches!(
-                train(&session, &options, &Stop::after_steps(1)),
+                train(&setup, &options, &Stop::after_steps(1)),
                 Outcome::Stopped { .. }
             )
         });
@@ -148,11 +148,11 @@ fn a_stopped_run_ends_bit_equal_wherever_it_was_stopped() {
 fn an_unclean_end_loses_no_more_than_the_steps_since_the_checkpoint() {
     let _alone = alone();
     let world = World::new();
-    let session = session(&world);
-    let whole = finished(&session, &world.path("whole"), Variant::Method);
+    let setup = setup(&world);
+    let whole = finished(&setup, &world.path("whole"), Variant::Method);
     let folder = world.path("killed");
     let options = options(&folder, Variant::Method);
-    train(&session, &options, &Stop::after_steps(7));
+    train(&setup, &options, &Stop::after_steps(7));
     // What a process killed two steps later leaves: lines beyond the checkpoint, the last one torn, and an unfinished
     // checkpoint.
     let steps = folder.join("steps.jsonl");
@@ -164,7 +164,7 @@ fn an_unclean_end_loses_no_more_than_the_steps_since_the_checkpoint() {
         .replace("\"step\":7", "\"step\":8");
     std::fs::write(&steps, format!("{text}{beyond}\n{{\"step\":9,\"ep")).unwrap();
     std::fs::create_dir(folder.join("checkpoints/.step-00000008-pass-1")).unwrap();
-    train(&session, &options, &Stop::default());
+    train(&setup, &options, &Stop::default());
     assert_eq!(remains(&folder), whole);
 }
 
@@ -172,14 +172,14 @@ fn an_unclean_end_loses_no_more_than_the_steps_since_the_checkpoint() {
 fn a_finished_run_is_not_done_again_and_restart_does_it_again() {
     let _alone = alone();
     let world = World::new();
-    let session = session(&world);
+    let setup = setup(&world);
     let folder = world.path("run");
-    let first = finished(&session, &folder, Variant::AuxOnly);
+    let first = finished(&setup, &folder, Variant::AuxOnly);
     let touched = std::fs::metadata(folder.join("result.json"))
         .unwrap()
         .modified()
         .unwrap();
-    assert_eq!(finished(&session, &folder, Variant::AuxOnly), first);
+    assert_eq!(finished(&setup, &folder, Variant::AuxOnly), first);
     assert_eq!(
         std::fs::metadata(folder.join("result.json"))
             .unwrap()
@@ -191,7 +191,7 @@ fn a_finished_run_is_not_done_again_and_restart_does_it_again() {
         restart: true,
         ..options(&folder, Variant::AuxOnly)
     };
-    train(&session, &again, &Stop::default());
+    train(&setup, &again, &Stop::default());
     assert_eq!(remains(&folder), first);
     assert_ne!(
         std::fs::metadata(folder.join("result.json"))
@@ -208,12 +208,12 @@ fn a_folder_of_another_run_is_refused_by_the_key_that_differs() {
     let world = World::new();
     let folder = world.path("run");
     train(
-        &session(&world),
+        &setup(&world),
         &options(&folder, Variant::Method),
         &Stop::after_steps(1),
     );
     world.replace("epochs = 2", "epochs = 3");
-    let error = session(&world)
+    let error = setup(&world)
         .train(&options(&folder, Variant::Method), &Stop::default(), false)
         .unwrap_err();
     assert!(
@@ -223,7 +223,7 @@ fn a_folder_of_another_run_is_refused_by_the_key_that_differs() {
         "{error}"
     );
     world.replace("epochs = 3", "epochs = 2");
-    let error = session(&world)
+    let error = setup(&world)
         .train(
             &options(&folder, Variant::Shuffled),
             &Stop::default(),
@@ -237,9 +237,9 @@ fn a_folder_of_another_run_is_refused_by_the_key_that_differs() {
 }
 
 /// The tensor files of the last checkpoint after so many steps.
-fn files_after(session: &Session, folder: &Path, num_steps: u64) -> BTreeMap<String, Vec<u8>> {
+fn files_after(setup: &Setup, folder: &Path, num_steps: u64) -> BTreeMap<String, Vec<u8>> {
     train(
-        session,
+        setup,
         &options(folder, Variant::Method),
         &Stop::after_steps(num_steps),
     );
@@ -250,11 +250,11 @@ fn files_after(session: &Session, folder: &Path, num_steps: u64) -> BTreeMap<Str
 fn each_pass_moves_only_what_it_trains() {
     let _alone = alone();
     let world = World::new();
-    let session = session(&world);
+    let setup = setup(&world);
     let folder = world.path("run");
-    let start = files_after(&session, &folder, 0);
-    let after_aligner = files_after(&session, &folder, 4);
-    let after_student = files_after(&session, &folder, 4);
+    let start = files_after(&setup, &folder, 0);
+    let after_aligner = files_after(&setup, &folder, 4);
+    let after_student = files_after(&setup, &folder, 4);
     for file in ["student.safetensors", "student_optimizer.safetensors"] {
         assert_eq!(start[file], after_aligner[file], "{file}");
         assert_ne!(after_aligner[file], after_student[file], "{file}");
@@ -269,10 +269,10 @@ fn each_pass_moves_only_what_it_trains() {
 fn variants_of_a_seed_start_from_the_same_student() {
     let _alone = alone();
     let world = World::new();
-    let session = session(&world);
+    let setup = setup(&world);
     let start = |variant: Variant| {
         let folder = world.path(&variant.to_string());
-        train(&session, &options(&folder, variant), &Stop::after_steps(0));
+        train(&setup, &options(&folder, variant), &Stop::after_steps(0));
         Checkpoints::of(&folder).load(Which::Last).unwrap().files
     };
     let method = start(Variant::Method);
@@ -295,23 +295,19 @@ fn variants_of_a_seed_start_from_the_same_student() {
 fn a_teacher_without_weight_leaves_the_student_as_it_is() {
     let _alone = alone();
     let world = World::new();
-    let session_of = |beta: &str, gamma: &str| {
+    let setup_of = |beta: &str, gamma: &str| {
         let text = CONFIG.replace(
             "[output]",
             &format!("[objective]\nalpha = 0\nbeta = {beta}\ngamma = {gamma}\n[output]"),
         );
         world.write_config(&text);
-        session(&world)
+        setup(&world)
     };
-    let undistilled = finished(
-        &session_of("0", "0"),
-        &world.path("a"),
-        Variant::Undistilled,
-    );
-    let method = finished(&session_of("0", "0"), &world.path("b"), Variant::Method);
+    let undistilled = finished(&setup_of("0", "0"), &world.path("a"), Variant::Undistilled);
+    let method = finished(&setup_of("0", "0"), &world.path("b"), Variant::Method);
     assert_eq!(undistilled.files, method.files);
     assert_eq!(undistilled.steps, method.steps);
-    let auxiliary = finished(&session_of("0", "1"), &world.path("c"), Variant::Method);
+    let auxiliary = finished(&setup_of("0", "1"), &world.path("c"), Variant::Method);
     assert_ne!(
         auxiliary.files["student.safetensors"],
         method.files["student.safetensors"]
@@ -320,10 +316,10 @@ fn a_teacher_without_weight_leaves_the_student_as_it_is() {
 
 /// Values of the first student step's line, and the student's weights after it.
 fn first_step(world: &World, name: &str) -> (Vec<f64>, Vec<f32>) {
-    let session = session(world);
+    let setup = setup(world);
     let folder = world.path(name);
     train(
-        &session,
+        &setup,
         &options(&folder, Variant::Method),
         &Stop::after_steps(1),
     );
@@ -403,16 +399,16 @@ fn accumulated_gradients_equal_those_of_the_whole_batch() {
 fn padding_changes_no_loss() {
     let _alone = alone();
     let world = World::new();
-    let session = session(&world);
-    let run = &session.inference.config.run;
+    let setup = setup(&world);
+    let run = &setup.inference.config.run;
     let device = Device::flex();
     let heads = run
         .aligner
-        .resolve(run.objective.preset(), session.inference.kind());
-    let tokenizer = &session.inference.tokenizer;
+        .resolve(run.objective.preset(), setup.inference.kind());
+    let tokenizer = &setup.inference.tokenizer;
     let student = Student::new(
         &run.student,
-        session.inference.config.base(),
+        setup.inference.config.base(),
         tokenizer,
         &heads,
         Randomness::new(1),
@@ -420,7 +416,7 @@ fn padding_changes_no_loss() {
     )
     .unwrap();
     let rows = [0, 1, 2, 3];
-    let train = &session.data.corpus.train;
+    let train = &setup.data.corpus.train;
     let encodings: Vec<&Encoding> = rows.iter().map(|&row| &train.encodings[row]).collect();
     let lengths: Vec<usize> = encodings
         .iter()
@@ -431,8 +427,8 @@ fn padding_changes_no_loss() {
         "{lengths:?}"
     );
     let targets = targets(&train.labels, &rows, &device);
-    let aligner = heads.init_aligner(session.data.features.width(), &device);
-    let taught = aligner.forward(session.data.features.batch(&rows, &device));
+    let aligner = heads.init_aligner(setup.data.features.width(), &device);
+    let taught = aligner.forward(setup.data.features.batch(&rows, &device));
     let objective = Objective::new(run.objective);
     let losses = |padding| -> Vec<f32> {
         let tokens = token_batch(&encodings, tokenizer.pad_id(), padding, &device);
@@ -467,8 +463,8 @@ fn the_checkpoint_is_chosen_by_validation_alone() {
         "student_learning_rate = 1e-3",
         "student_learning_rate = 2e-2",
     );
-    let session = session(&world);
-    let remains = finished(&session, &world.path("run"), Variant::Method);
+    let setup = setup(&world);
+    let remains = finished(&setup, &world.path("run"), Variant::Method);
     let result: Value = serde_json::from_str(&remains.result).unwrap();
     let lines = remains
         .evaluations
@@ -504,7 +500,7 @@ fn the_aligner_learns_from_the_cache() {
         "aligner_learning_rate = 1e-3",
         "aligner_learning_rate = 1e-2",
     );
-    let remains = finished(&session(&world), &world.path("run"), Variant::Method);
+    let remains = finished(&setup(&world), &world.path("run"), Variant::Method);
     let losses: Vec<f64> = remains
         .steps
         .iter()

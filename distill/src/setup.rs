@@ -164,7 +164,7 @@ pub enum Outcome {
     },
 }
 
-/// One run of a session.
+/// One run of a setup.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// What is trained.
@@ -179,7 +179,7 @@ pub struct RunOptions {
 
 /// A configuration whose data set and cache are opened, joined and tokenised.
 #[derive(Debug)]
-pub struct Session {
+pub struct Setup {
     /// Task, tokenizer and device.
     pub inference: Inference,
     /// Rows and features.
@@ -187,7 +187,7 @@ pub struct Session {
     cache_digest: Sha256Digest,
 }
 
-impl Session {
+impl Setup {
     /// Opens everything that a run reads. The manifest is compared with the configuration before the data set is read,
     /// and the device is opened last.
     ///
