@@ -132,12 +132,12 @@ def main():
         is_kept &= is_met
         print(f"{name:<48} {accuracies.mean():.3f} {'' if len(accuracies) == 1 else f'± {accuracies.std(ddof=1):.3f}'}{'' if is_met else ' (missed)'}", flush=True)
 
-    near_chance = lambda accuracy: accuracy < 0.6
-    report("words of the hypothesis", words_only(train, test, ["hypothesis"], 1), near_chance)
-    report("pairs of words of the hypothesis", words_only(train, test, ["hypothesis"], 2), near_chance)
-    report("words of premise and hypothesis", words_only(train, test, ["premise", "hypothesis"], 1), near_chance)
-    report("pairs of words of premise and hypothesis", words_only(train, test, ["premise", "hypothesis"], 2), near_chance)
-    report("overlap of words", overlap_only(train, test), near_chance)
+    weak = lambda accuracy: accuracy < 0.65
+    report("words of the hypothesis", words_only(train, test, ["hypothesis"], 1), weak)
+    report("pairs of words of the hypothesis", words_only(train, test, ["hypothesis"], 2), weak)
+    report("words of premise and hypothesis", words_only(train, test, ["premise", "hypothesis"], 1), weak)
+    report("pairs of words of premise and hypothesis", words_only(train, test, ["premise", "hypothesis"], 2), weak)
+    report("overlap of words", overlap_only(train, test), weak)
     report("picture, linear", LogisticRegression(C=0.1, max_iter=2000).fit(*pictures[:2]).score(*pictures[2:]))
     report("picture, two hidden layers (3 seeds)", [perceptron(*pictures, seed) for seed in range(3)], lambda accuracy: accuracy > 0.9)
     if arguments.transformer:

@@ -1,11 +1,14 @@
 //! The seeded generator of the bundled data set `data/scenes`.
 //!
-//! Rows come as *twins*: one hypothesis, and two premises made of the same set of words in another order, of which one
-//! entails the hypothesis and the other one excludes it. So which words occur, in the hypothesis alone or in the pair,
-//! says nothing about the label; how often each occurs may differ between twins. Labels follow from the facts of the premise by logic alone ([`Knowledge`]); the
-//! generator never looks at a picture.
+//! Half of the rows are *twins*: one hypothesis, and two premises made of the same set of words in another order, of
+//! which one entails the hypothesis and the other one excludes it. So which words occur, in the hypothesis alone or in
+//! the pair, says nothing about their label. The other half are *single* rows, in which the hypothesis either follows or
+//! speaks of something that the premise never mentions, so that words tell a part of the answer. Labels follow from the
+//! facts of the premise by logic alone ([`Knowledge`](knowledge::Knowledge)); the generator never looks at a picture.
 
 mod knowledge;
+mod scene;
+mod single;
 mod twins;
 
 use std::collections::BTreeSet;
@@ -38,7 +41,7 @@ second = "{hypothesis}"
 pub struct Row {
     /// Sentences that describe a scene.
     pub premise: String,
-    /// One sentence that is true or false of the scene.
+    /// One sentence about the scene.
     pub hypothesis: String,
     /// `entailment` or `not_entailment`.
     pub label: Label,
@@ -50,7 +53,7 @@ pub struct Row {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
-    /// In no scene that the premise allows is the hypothesis true.
+    /// In some or in every scene that the premise allows the hypothesis is false.
     NotEntailment,
     /// In every scene that the premise allows the hypothesis is true.
     Entailment,
@@ -79,17 +82,17 @@ pub fn splits() -> Vec<(&'static str, Vec<Row>)> {
         random.set_stream(stream as u64);
         let mut rows = Vec::with_capacity(num_rows);
         while rows.len() < num_rows {
-            let Some(twins) = twins::generate(&mut random) else {
-                continue;
+            let drawn = if rows.len() < num_rows / 2 {
+                twins::generate(&mut random)
+            } else {
+                let labels = [Label::NotEntailment, Label::Entailment];
+                Some(labels.map(|label| single::generate(label, &mut random)))
             };
-            let is_new = |row: &Row| !seen.contains(&(row.premise.clone(), row.hypothesis.clone()));
-            if twins.iter().all(is_new) {
-                seen.extend(
-                    twins
-                        .iter()
-                        .map(|row| (row.premise.clone(), row.hypothesis.clone())),
-                );
-                rows.extend(twins);
+            let Some(drawn) = drawn else { continue };
+            let pair = |row: &Row| (row.premise.clone(), row.hypothesis.clone());
+            if drawn.iter().all(|row| !seen.contains(&pair(row))) {
+                seen.extend(drawn.iter().map(pair));
+                rows.extend(drawn);
             }
         }
         rows.shuffle(&mut random);
