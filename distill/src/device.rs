@@ -205,7 +205,7 @@ mod driver {
     ) -> Result<Library, DeviceError> {
         let mut message = String::new();
         for candidate in candidates {
-            match unsafe { Library::new(candidate) } {
+            match unsafe { Library::new(*candidate) } {
                 Ok(library) => return Ok(library),
                 Err(error) => message = error.to_string(),
             }
