@@ -15,14 +15,15 @@ use std::path::{Path, PathBuf};
 
 use schemas::Sha256Digest;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::differences;
 
 /// Version of the checkpoint format.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const INDEX_FILE: &str = "index.json";
 const STATE_FILE: &str = "state.json";
+const STUDENT_DIGEST: &str = "student digest";
 
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +85,7 @@ impl CheckpointError {
                 "go on with the version that wrote it, or start over with --restart".to_owned()
             }
             Self::OtherRun { .. } => {
-                "change it back, name another folder in `output.path`, or start over with --restart"
+                "change it back, name another folder in `output.path`, or train anew with --restart"
                     .to_owned()
             }
         })
@@ -113,6 +114,12 @@ pub struct RunIdentity {
     pub cache: String,
     /// Digest of the tokenised and joined data.
     pub data: String,
+    /// The task's metric, which chooses the checkpoint.
+    pub metric: String,
+    /// The task's classes in the order of the outputs; null for a task of numbers.
+    pub classes: Option<Vec<String>>,
+    /// Digest of the pretrained student's `config.json` and weights; null for a fresh student.
+    pub student: Option<String>,
     /// The resolved configuration.
     pub config: Value,
 }
@@ -126,6 +133,9 @@ impl RunIdentity {
             ("seed", self.seed.into()),
             ("cache digest", self.cache.clone().into()),
             ("data digest", self.data.clone().into()),
+            ("metric", self.metric.clone().into()),
+            ("classes", self.classes.clone().into()),
+            (STUDENT_DIGEST, self.student.clone().into()),
         ] {
             fields.insert(key.to_owned(), entry);
         }
@@ -137,18 +147,38 @@ impl RunIdentity {
     /// # Errors
     /// [`CheckpointError::OtherRun`] names the first key that differs.
     pub fn check_same(&self, stored: &Self, folder: &Path) -> Result<(), CheckpointError> {
-        match differences(&stored.as_value(), &self.as_value())
-            .into_iter()
-            .next()
-        {
-            None => Ok(()),
-            Some((key, stored, configured)) => Err(CheckpointError::OtherRun {
-                folder: folder.to_owned(),
-                key,
-                stored,
-                configured,
-            }),
-        }
+        same(&stored.as_value(), &self.as_value(), folder)
+    }
+
+    /// Checks that the student of the run that a folder holds is this run's, however the two are trained: equal
+    /// weights answer alike under both.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OtherRun`] names the first key that differs.
+    pub fn check_same_student(&self, stored: &Self, folder: &Path) -> Result<(), CheckpointError> {
+        let student = |identity: &Self| {
+            let all = identity.as_value();
+            json!({
+                "student": all["student"],
+                STUDENT_DIGEST: all[STUDENT_DIGEST],
+                "aligner": all["aligner"],
+                "objective": {"preset": all["objective"]["preset"]},
+                "classes": all["classes"],
+            })
+        };
+        same(&student(stored), &student(self), folder)
+    }
+}
+
+fn same(stored: &Value, configured: &Value, folder: &Path) -> Result<(), CheckpointError> {
+    match differences(stored, configured).into_iter().next() {
+        None => Ok(()),
+        Some((key, stored, configured)) => Err(CheckpointError::OtherRun {
+            folder: folder.to_owned(),
+            key,
+            stored,
+            configured,
+        }),
     }
 }
 
@@ -431,8 +461,6 @@ fn remove(folder: &Path) -> Result<(), CheckpointError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn identity() -> RunIdentity {
@@ -441,6 +469,9 @@ mod tests {
             seed: 1,
             cache: "sha256:00".into(),
             data: "sha256:01".into(),
+            metric: "accuracy".into(),
+            classes: Some(vec!["no".into(), "yes".into()]),
+            student: None,
             config: json!({"training": {"epochs": 2, "batch_size": 8}}),
         }
     }
@@ -529,8 +560,20 @@ mod tests {
             error.to_string(),
             "run folder `out` holds a run with cache digest = \"sha256:00\", and the configuration says \"sha256:11\""
         );
-        identity()
-            .check_same(&identity(), Path::new("out"))
+        other
+            .check_same_student(&identity(), Path::new("out"))
             .unwrap();
+        let other = RunIdentity {
+            classes: Some(vec!["yes".into(), "no".into()]),
+            ..identity()
+        };
+        for check in [RunIdentity::check_same, RunIdentity::check_same_student] {
+            let error = check(&other, &identity(), Path::new("out")).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                r#"run folder `out` holds a run with classes = ["no","yes"], and the configuration says ["yes","no"]"#
+            );
+            check(&identity(), &identity(), Path::new("out")).unwrap();
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use schemas::dataset::SkipBadRows;
 
 use crate::cmd;
 use crate::error::{Error, Status};
@@ -109,6 +110,26 @@ fn write_error(text: &str) {
     crate::logging::BARS.suspend(|| {
         let _ = std::io::stderr().write_all(text.as_bytes());
     });
+}
+
+/// Tells which rows were skipped.
+pub fn tell_skipped(skip: &SkipBadRows) {
+    for row in skip.skipped() {
+        tracing::warn!("skipped {row}");
+    }
+    let num_unlisted = skip.num_skipped() - skip.skipped().len() as u64;
+    if num_unlisted > 0 {
+        tracing::warn!("skipped {num_unlisted} more");
+    }
+}
+
+/// What a stopped command says about going on.
+pub fn how_to_go_on(restart: bool) -> &'static str {
+    if restart {
+        "the same command without --restart goes on from there"
+    } else {
+        "the same command goes on from there"
+    }
 }
 
 /// Writes data to standard output; a reader that has seen enough ends the process quietly.

@@ -118,13 +118,29 @@ impl Plan {
             seeds.sort_by_key(|result| self.seeds.iter().position(|&seed| seed == result.seed));
             seeds
         };
+        // Once for the whole table: scores on different splits are no pair.
+        let has_test = !results.is_empty()
+            && results
+                .iter()
+                .all(|(_, result)| !result.test_scores.is_empty());
+        let compared = if has_test {
+            ComparedSplit::Test
+        } else {
+            ComparedSplit::Validation
+        };
         let baseline = of(Variant::Undistilled);
         let rows = self
             .rows
             .iter()
             .map(|row| {
                 let same_as = (row.trained_as != row.variant).then(|| row.trained_as.to_string());
-                ReportRow::new(row.variant, same_as, of(row.trained_as), &baseline)
+                ReportRow::new(
+                    row.variant,
+                    same_as,
+                    of(row.trained_as),
+                    &baseline,
+                    compared,
+                )
             })
             .collect();
         let first = results.first().map(|(_, result)| result);
@@ -132,6 +148,7 @@ impl Plan {
             metric: first
                 .map(|result| result.metric.clone())
                 .unwrap_or_default(),
+            compared,
             num_train_rows: first.map_or(0, |result| result.num_train_rows),
             cache: first
                 .map(|result| result.run.cache.clone())
@@ -168,6 +185,36 @@ impl SeedResult {
             test: result.test,
             best_epoch: result.best_epoch,
         }
+    }
+}
+
+/// The split on which a table's variants are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComparedSplit {
+    /// The test split.
+    Test,
+    /// The validation split, where the test split is absent or has no labels.
+    Validation,
+}
+
+impl ComparedSplit {
+    fn score(self, result: &SeedResult) -> Option<f64> {
+        match self {
+            Self::Test => result.test,
+            Self::Validation => result.validation,
+        }
+    }
+}
+
+impl fmt::Display for ComparedSplit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Test => "differences and p on test",
+            Self::Validation => {
+                "differences and p on validation, for the test split is absent or has no labels"
+            }
+        })
     }
 }
 
@@ -210,7 +257,7 @@ pub struct ReportRow {
     pub validation: Summary,
     /// Test scores.
     pub test: Summary,
-    /// On the test split, or on the validation split where the test split has no labels.
+    /// On the compared split; null where a score on it is not defined.
     pub difference: Option<Difference>,
     /// Every seed.
     pub seeds: Vec<SeedResult>,
@@ -222,6 +269,7 @@ impl ReportRow {
         same_as: Option<String>,
         seeds: Vec<SeedResult>,
         baseline: &[SeedResult],
+        compared: ComparedSplit,
     ) -> Self {
         let all = |score: fn(&SeedResult) -> Option<f64>| {
             seeds.iter().map(score).collect::<Option<Vec<f64>>>()
@@ -234,7 +282,7 @@ impl ReportRow {
             difference: if variant == Variant::Undistilled {
                 None
             } else {
-                Difference::of(&seeds, baseline)
+                Difference::of(&seeds, baseline, compared)
             },
             seeds,
         }
@@ -242,9 +290,7 @@ impl ReportRow {
 }
 
 impl Difference {
-    fn of(seeds: &[SeedResult], baseline: &[SeedResult]) -> Option<Self> {
-        let has_test = seeds.iter().chain(baseline).all(|seed| seed.test.is_some());
-        let score = |seed: &SeedResult| if has_test { seed.test } else { seed.validation };
+    fn of(seeds: &[SeedResult], baseline: &[SeedResult], compared: ComparedSplit) -> Option<Self> {
         let pairs: Option<Vec<Pair>> = seeds
             .iter()
             .map(|treatment| {
@@ -252,8 +298,8 @@ impl Difference {
                     .iter()
                     .find(|control| control.seed == treatment.seed)?;
                 Some(Pair {
-                    treatment: score(treatment)?,
-                    control: score(control)?,
+                    treatment: compared.score(treatment)?,
+                    control: compared.score(control)?,
                 })
             })
             .collect();
@@ -274,6 +320,8 @@ impl Difference {
 pub struct Report {
     /// The task's metric.
     pub metric: String,
+    /// Where the differences were taken.
+    pub compared: ComparedSplit,
     /// Training rows.
     pub num_train_rows: usize,
     /// Digest of the cache.
@@ -331,8 +379,8 @@ impl fmt::Display for Report {
         }
         write!(
             formatter,
-            "{} in percent, mean ± standard deviation over seeds; checkpoints chosen on validation; {} training rows",
-            self.metric, self.num_train_rows
+            "{} in percent, mean ± standard deviation over seeds; checkpoints chosen on validation; {}; {} training rows",
+            self.metric, self.compared, self.num_train_rows
         )
     }
 }
@@ -370,6 +418,9 @@ mod tests {
             seed: run.seed,
             cache: "sha256:00".into(),
             data: "sha256:01".into(),
+            metric: "accuracy".into(),
+            classes: None,
+            student: None,
             config: json!({}),
         };
         let result = RunResult {
@@ -377,7 +428,10 @@ mod tests {
             metric: "accuracy".into(),
             validation: Some(validation),
             test,
-            test_scores: serde_json::Map::new(),
+            test_scores: test
+                .map(|score| ("accuracy".to_owned(), score.into()))
+                .into_iter()
+                .collect(),
             best_epoch: 2,
             best_step: 8,
             num_train_rows: 12,
@@ -426,7 +480,7 @@ mod tests {
         undistilled     71.00 ± 1.00     61.00 ± 1.00               -         -   3
         method          73.00 ± 1.00     63.00 ± 1.00           +2.00    0.0742   3
         aux-only        73.00 ± 1.00     63.00 ± 1.00           +2.00    0.0742   3  the runs of method: it comes to the same here
-        accuracy in percent, mean ± standard deviation over seeds; checkpoints chosen on validation; 12 training rows
+        accuracy in percent, mean ± standard deviation over seeds; checkpoints chosen on validation; differences and p on test; 12 training rows
         "#);
         assert_eq!(
             report.rows[1]
@@ -448,8 +502,37 @@ mod tests {
             .zip(scores)
             .map(|(run, score)| result(run, score, None))
             .collect();
-        let row = &plan.report(&results).rows[1];
-        assert_eq!(row.test.mean, None);
-        assert_eq!(row.difference.unwrap().mean, 0.375);
+        let report = plan.report(&results);
+        assert_eq!(report.rows[1].test.mean, None);
+        assert_eq!(report.rows[1].difference.unwrap().mean, 0.375);
+        let caption = report.to_string();
+        assert!(
+            caption.contains(
+                "; differences and p on validation, for the test split is absent or has no labels; "
+            ),
+            "{caption}"
+        );
+    }
+
+    #[test]
+    fn an_undefined_test_score_moves_no_row_to_the_validation_split() {
+        let plan = Plan::new(&config(
+            "[compare]\ncontrols = [\"shuffled\"]\nseeds = [1, 2]",
+        ));
+        let mut results: Vec<_> = plan
+            .runs()
+            .iter()
+            .map(|run| result(run, 0.5, Some(0.25)))
+            .collect();
+        for (run, result) in &mut results {
+            if run.variant == Variant::Method && run.seed == 2 {
+                result.test = None;
+                result.test_scores["accuracy"] = serde_json::Value::Null;
+            }
+        }
+        let report = plan.report(&results);
+        assert_eq!(report.compared, ComparedSplit::Test);
+        assert_eq!(report.rows[1].difference, None);
+        assert_eq!(report.rows[2].difference.unwrap().mean, 0.0);
     }
 }

@@ -124,7 +124,7 @@ impl Error {
             Self::Locked { .. } => Some("wait for it to end, or name another folder in `output.path`".to_owned()),
             Self::BadInput { .. } => Some("a line is a JSON object with the task's fields as texts".to_owned()),
             Self::FailedRun { .. } => {
-                Some("its message is above; the same command goes on with the runs that are left".to_owned())
+                Some("its message is above; the same command, without --restart, goes on with the runs that are left".to_owned())
             }
             Self::DeviceDiffers { .. } => Some("check driver and NVRTC versions; do not trust results of this device".to_owned()),
         }

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::aligner::Aligner;
+use crate::checkpoint::Position;
 use crate::config::TrainingConfig;
 use crate::data::{Padding, Rows, TeacherFeatures, batch, token_batch};
 use crate::error::Error;
@@ -66,7 +67,7 @@ pub struct Lessons<'a> {
     pub pad_id: u32,
     /// How batches are padded.
     pub padding: Padding,
-    /// Dropout follows from it and the step.
+    /// Dropout follows from it and the module's step.
     pub randomness: Randomness,
     /// With autodiff.
     pub device: Device,
@@ -200,7 +201,10 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// One optimiser step on `rows`; `number` is the step's number in the run.
+    /// One optimiser step on `rows`; `position` is where the run stands before it.
+    ///
+    /// Dropout is keyed with the steps of the module that it acts on, so that all variants of a seed share the
+    /// student's masks however many passes the aligner has.
     ///
     /// # Errors
     /// [`Error::Diverged`]; nothing has moved then, or the aligner alone.
@@ -208,7 +212,7 @@ impl<'a> Learner<'a> {
         &mut self,
         trained: Trained,
         rows: &[usize],
-        number: u64,
+        position: Position,
         rates: Rates,
     ) -> Result<StepOutcome, Error> {
         let part_size = rows
@@ -218,13 +222,14 @@ impl<'a> Learner<'a> {
         let mut aligner_sum = trained.has_aligner().then(Accumulated::<Aligner>::new);
         let mut student_sum = trained.has_student().then(Accumulated::<Student>::new);
         for (index, part) in rows.chunks(part_size).enumerate() {
-            let position = number * self.lessons.gradient_accumulation as u64 + index as u64;
+            let part_number =
+                |step: u64| step * self.lessons.gradient_accumulation as u64 + index as u64;
             let share = part.len() as f32 / rows.len() as f32;
             let targets = batch::targets(&self.lessons.rows.labels, part, &self.lessons.device);
             let taught = self
                 .teacher
                 .as_ref()
-                .map(|teacher| self.teach(teacher, part, position));
+                .map(|teacher| self.teach(teacher, part, part_number(position.aligner_step)));
             if let (Some(sum), Some(teacher), Some(taught)) =
                 (&mut aligner_sum, &self.teacher, &taught)
             {
@@ -237,13 +242,20 @@ impl<'a> Learner<'a> {
             if let Some(sum) = &mut student_sum {
                 sum.add(
                     &self.student,
-                    self.student_loss(part, taught.as_ref(), &targets, position),
+                    self.student_loss(
+                        part,
+                        taught.as_ref(),
+                        &targets,
+                        part_number(position.student_step),
+                    ),
                     share,
                 );
             }
         }
         let max_norm = self.lessons.max_gradient_norm;
-        let diverged = || Error::Diverged { step: number };
+        let diverged = || Error::Diverged {
+            step: position.step + 1,
+        };
         let mut outcome = StepOutcome {
             aligner: None,
             student: None,
@@ -267,7 +279,7 @@ impl<'a> Learner<'a> {
         Ok(outcome)
     }
 
-    fn teach(&self, teacher: &TeacherSide, rows: &[usize], position: u64) -> AlignerOutputs {
+    fn teach(&self, teacher: &TeacherSide, rows: &[usize], part_number: u64) -> AlignerOutputs {
         let device = &self.lessons.device;
         if let Some(frozen) = &teacher.frozen {
             return frozen.forward(teacher.features.batch(rows, &device.clone().inner()));
@@ -275,7 +287,7 @@ impl<'a> Learner<'a> {
         device.seed(
             self.lessons
                 .randomness
-                .device_seed(Purpose::AlignerDropout, position),
+                .device_seed(Purpose::AlignerDropout, part_number),
         );
         teacher
             .aligner
@@ -287,7 +299,7 @@ impl<'a> Learner<'a> {
         rows: &[usize],
         taught: Option<&AlignerOutputs>,
         targets: &Targets,
-        position: u64,
+        part_number: u64,
     ) -> LossTerms {
         let Lessons {
             rows: all,
@@ -300,7 +312,7 @@ impl<'a> Learner<'a> {
         device.seed(
             self.lessons
                 .randomness
-                .device_seed(Purpose::StudentDropout, position),
+                .device_seed(Purpose::StudentDropout, part_number),
         );
         let outputs = self
             .student

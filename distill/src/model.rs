@@ -14,7 +14,7 @@ use crate::heads::{HeadsConfig, StudentHeads};
 use crate::objective::StudentOutputs;
 use crate::random::{Purpose, Randomness};
 use crate::student::save::{ClassifierHead, HeadOutputs};
-use crate::student::{Encoder, TextTokenizer, TokenBatch};
+use crate::student::{Encoder, PretrainedFiles, TextTokenizer, TokenBatch};
 
 /// An encoder and what sits on its pooled state.
 #[derive(Module, Debug)]
@@ -89,6 +89,22 @@ impl Student {
                 LabelKind::Number => HeadOutputs::Number,
             },
         }
+    }
+}
+
+/// What a pretrained student's directory holds; `None` for a fresh student.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn open_pretrained(
+    config: &StudentConfig,
+    base: &Path,
+) -> Result<Option<PretrainedFiles>, Error> {
+    match &config.source {
+        StudentSource::Pretrained { path, .. } => {
+            Ok(Some(PretrainedFiles::open(&base.join(path))?))
+        }
+        StudentSource::Fresh { .. } => Ok(None),
     }
 }
 

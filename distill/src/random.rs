@@ -62,11 +62,6 @@ impl Randomness {
         Self { seed }
     }
 
-    /// The seed.
-    pub fn seed(self) -> u64 {
-        self.seed
-    }
-
     /// ChaCha8 keyed with the SHA-256 of seed, purpose and position.
     pub fn stream(self, purpose: Purpose, position: &[u8]) -> ChaCha8Rng {
         ChaCha8Rng::from_seed(self.key(purpose, position))
@@ -79,12 +74,28 @@ impl Randomness {
         u64::from_le_bytes(*head)
     }
 
-    /// A permutation of `0..len`.
+    /// A permutation of `0..len` (Fisher and Yates).
     pub fn permutation(self, purpose: Purpose, position: u64, len: usize) -> Vec<usize> {
+        self.swapped(purpose, position, len, |last| last + 1)
+    }
+
+    /// A permutation of `0..len` that is one cycle (Sattolo, 1986): from length 2 on, nothing stays in its place.
+    pub fn cycle(self, purpose: Purpose, position: u64, len: usize) -> Vec<usize> {
+        self.swapped(purpose, position, len, |last| last)
+    }
+
+    /// `0..len`, each place from the last down to 1 swapped with one below `bound` of it.
+    fn swapped(
+        self,
+        purpose: Purpose,
+        position: u64,
+        len: usize,
+        bound: fn(usize) -> usize,
+    ) -> Vec<usize> {
         let mut random = self.stream(purpose, &position.to_le_bytes());
         let mut order: Vec<usize> = (0..len).collect();
         for last in (1..len).rev() {
-            order.swap(last, below(&mut random, last + 1));
+            order.swap(last, below(&mut random, bound(last)));
         }
         order
     }
@@ -149,6 +160,18 @@ mod tests {
             random.device_seed(Purpose::StudentDropout, 1),
             random.device_seed(Purpose::StudentDropout, 2)
         );
+    }
+
+    #[test]
+    fn a_cycle_comes_back_after_all_of_it() {
+        for len in [2, 3, 50] {
+            let order = Randomness::new(7).cycle(Purpose::FeaturePermutation, 0, len);
+            let (mut place, mut num_steps) = (order[0], 1);
+            while place != 0 {
+                (place, num_steps) = (order[place], num_steps + 1);
+            }
+            assert_eq!(num_steps, len);
+        }
     }
 
     #[test]

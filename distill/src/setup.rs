@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module as _;
 use burn::tensor::Device;
 use schemas::dataset::SkipBadRows;
+use schemas::task::LabelKind;
 use schemas::{Manifest, Sha256Digest, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -21,14 +22,14 @@ use crate::evaluate::{Answer, Scores, answers, metric_name, scores};
 use crate::heads::HeadsConfig;
 use crate::learner::{Learner, Lessons, TeacherSide, restore_student};
 use crate::learning_rate::LearningRate;
-use crate::model::{Student, open_tokenizer};
+use crate::model::{Student, open_pretrained, open_tokenizer};
 use crate::objective::{Objective, TaskKind};
 use crate::progress::Progress;
 use crate::random::{Purpose, Randomness};
 use crate::run_log::{EVALUATIONS_FILE, STEPS_FILE};
 use crate::schedule::{Supervision, Variant, passes};
 use crate::stop::Stop;
-use crate::student::{Encoding, TextTokenizer};
+use crate::student::{Encoding, PretrainedFiles, TextTokenizer};
 use crate::trainer::{Ending, Loop, Trainer};
 
 const RESULT_FILE: &str = "result.json";
@@ -47,6 +48,8 @@ pub struct Inference {
     pub tokenizer: TextTokenizer,
     /// Without autodiff.
     pub device: Device,
+    /// What the student starts from, where it is pretrained.
+    pub pretrained: Option<PretrainedFiles>,
     padding: Padding,
 }
 
@@ -58,10 +61,12 @@ impl Inference {
     pub fn open(config: Config, device: DeviceChoice) -> Result<Self, Error> {
         let task = config.run.dataset.open(config.base())?.task().clone();
         let tokenizer = open_tokenizer(&config.run.student, config.base())?;
+        let pretrained = open_pretrained(&config.run.student, config.base())?;
         let padding = padding(device, tokenizer.max_length());
         Ok(Self {
             task,
             tokenizer,
+            pretrained,
             device: device.open()?,
             padding,
             config,
@@ -73,20 +78,48 @@ impl Inference {
         TaskKind::from(self.task.label())
     }
 
+    /// What shapes the student's heads.
+    pub fn heads(&self) -> HeadsConfig {
+        let run = &self.config.run;
+        run.aligner.resolve(run.objective.preset(), self.kind())
+    }
+
+    /// The identity of a run under this configuration.
+    fn identity(&self, variant: String, seed: u64, cache: String, data: String) -> RunIdentity {
+        RunIdentity {
+            variant,
+            seed,
+            cache,
+            data,
+            metric: metric_name(self.task.metric()).to_owned(),
+            classes: match self.task.label() {
+                LabelKind::Classes(names) => Some(names.clone()),
+                LabelKind::Number => None,
+            },
+            student: self
+                .pretrained
+                .as_ref()
+                .map(|files| files.digest.to_string()),
+            config: self.config.identity(),
+        }
+    }
+
     /// The student of a run folder, in evaluation mode, with the checkpoint's state.
     ///
     /// # Errors
     /// There is no such checkpoint, or it is of another configuration.
     pub fn student(&self, run_folder: &Path, which: Which) -> Result<(Student, Checkpoint), Error> {
         let checkpoint = Checkpoints::of(run_folder).load(which)?;
-        let run = &self.config.run;
-        let heads = run.aligner.resolve(run.objective.preset(), self.kind());
-        let randomness = Randomness::new(checkpoint.state.run.seed);
+        let stored = &checkpoint.state.run;
+        let (cache, data) = (stored.cache.clone(), stored.data.clone());
+        self.identity(stored.variant.clone(), stored.seed, cache, data)
+            .check_same_student(stored, run_folder)?;
+        let randomness = Randomness::new(stored.seed);
         let student = Student::new(
-            &run.student,
+            &self.config.run.student,
             self.config.base(),
             &self.tokenizer,
-            &heads,
+            &self.heads(),
             randomness,
             &self.device,
         )?;
@@ -206,11 +239,13 @@ impl Setup {
         let tokenizer = open_tokenizer(&config.run.student, config.base())?;
         let corpus = read_corpus(&dataset, &config.run.splits, &tokenizer, skip)?;
         let data = join(corpus, &folder, &manifest, &config.run.cache)?;
+        let pretrained = open_pretrained(&config.run.student, config.base())?;
         let padding = padding(device, tokenizer.max_length());
         let task = dataset.task().clone();
         let inference = Inference {
             task,
             tokenizer,
+            pretrained,
             device: device.open()?,
             padding,
             config,
@@ -228,13 +263,12 @@ impl Setup {
     }
 
     fn identity(&self, options: &RunOptions) -> RunIdentity {
-        RunIdentity {
-            variant: options.variant.to_string(),
-            seed: options.seed,
-            cache: self.cache_digest.to_string(),
-            data: self.data.corpus.digest(),
-            config: self.inference.config.identity(),
-        }
+        self.inference.identity(
+            options.variant.to_string(),
+            options.seed,
+            self.cache_digest.to_string(),
+            self.data.corpus.digest(),
+        )
     }
 
     /// Trains one variant with one seed in a folder of its own, going on from the folder's last checkpoint if it holds
@@ -321,9 +355,7 @@ impl Setup {
         let randomness = Randomness::new(options.seed);
         let supervision = self.supervision(options.variant);
         let device = self.inference.device.clone().autodiff();
-        let heads = run
-            .aligner
-            .resolve(run.objective.preset(), self.inference.kind());
+        let heads = self.inference.heads();
         let (base, tokenizer) = (self.inference.config.base(), &self.inference.tokenizer);
         let student = Student::new(&run.student, base, tokenizer, &heads, randomness, &device)?;
         let teacher = match supervision {

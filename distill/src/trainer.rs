@@ -116,13 +116,19 @@ impl<'a> Trainer<'a> {
             learner.restore(&checkpoint.files)?;
             (position, best) = (checkpoint.state.position, checkpoint.state.best);
         }
+        // Within a pass, an evaluation at this very step is one that a crash left: it is done again.
+        let evaluated = if position.batch == 0 {
+            position.step
+        } else {
+            position.step.saturating_sub(1)
+        };
         Ok(Self {
             learner,
             position,
             best,
             checkpoints: Checkpoints::of(folder),
             steps: LineLog::open(&folder.join(STEPS_FILE), position.step)?,
-            evaluations: LineLog::open(&folder.join(EVALUATIONS_FILE), position.step)?,
+            evaluations: LineLog::open(&folder.join(EVALUATIONS_FILE), evaluated)?,
             settings,
         })
     }
@@ -183,7 +189,9 @@ impl<'a> Trainer<'a> {
             aligner: self.settings.aligner_rate.at(self.position.aligner_step),
         };
         let number = self.position.step + 1;
-        let outcome = self.learner.step(pass.trained, rows, number, rates)?;
+        let outcome = self
+            .learner
+            .step(pass.trained, rows, self.position, rates)?;
         self.position.step = number;
         self.position.batch += 1;
         self.position.student_step += u64::from(pass.trained.has_student());

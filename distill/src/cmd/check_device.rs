@@ -26,7 +26,7 @@ use crate::student::{Encoder, Encoding, FreshBertConfig};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// `cpu`, or `cuda:0` and so on in a build with feature `cuda`.
-    #[arg(long)]
+    #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
     /// A file of expected losses, as tests/golden/armada_losses.json.
     #[arg(long)]

@@ -7,15 +7,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use schemas::Sha256Digest;
+use schemas::dataset::SkipBadRows;
 
-use crate::cli::{RunArguments, print};
+use crate::cli::{RunArguments, how_to_go_on, print, tell_skipped};
 use crate::compare::{Plan, PlannedRun, report_path, write_report};
 use crate::config::Config;
 use crate::device::DeviceChoice;
 use crate::error::{Error, Status};
+use crate::model::open_pretrained;
 use crate::progress::Progress;
 use crate::setup::{RunResult, read_result};
 use crate::stop::Stop;
+use crate::student::PretrainedFiles;
 
 /// Time between two looks at the runs under way.
 const POLL: Duration = Duration::from_millis(20);
@@ -89,6 +92,18 @@ impl Arguments {
         // Said here rather than by every run.
         drop(self.run.device.open()?);
         schemas::Manifest::open_frozen(&config.cache(), &digest)?;
+        let pretrained = open_pretrained(&config.run.student, config.base())?;
+        if let Some(warning) = pretrained.as_ref().and_then(PretrainedFiles::warning) {
+            tracing::warn!("{warning}");
+        }
+        if self.skip_bad_rows > 0 {
+            let dataset = config.run.dataset.open(config.base())?;
+            let mut skip = SkipBadRows::new(self.skip_bad_rows);
+            for split in dataset.splits() {
+                dataset.read(&split, &mut skip)?;
+            }
+            tell_skipped(&skip);
+        }
         let plan = Plan::new(&config);
         let jobs = self.jobs.unwrap_or(config.run.compare.jobs).get();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -105,7 +120,7 @@ impl Arguments {
         let stop = Stop::default();
         stop.on_signals();
         let Some(results) = run_all(&launcher, plan.runs(), jobs, &stop)? else {
-            tracing::warn!("stopped; the same command goes on from there");
+            tracing::warn!("stopped; {}", how_to_go_on(self.restart));
             return Ok(Status::StoppedEarly);
         };
         let report = plan.report(&results);

@@ -4,7 +4,7 @@ use schemas::Split;
 use schemas::dataset::SkipBadRows;
 use serde_json::json;
 
-use crate::cli::{RunArguments, StudentArguments, print};
+use crate::cli::{RunArguments, StudentArguments, print, tell_skipped};
 use crate::config::Config;
 use crate::data::Rows;
 use crate::error::{Error, Status};
@@ -18,9 +18,9 @@ pub struct Arguments {
     run: RunArguments,
     #[command(flatten)]
     student: StudentArguments,
-    /// The split to score.
-    #[arg(long, default_value = "validation")]
-    split: String,
+    /// The split to score; left out, the configuration's `splits.validation`.
+    #[arg(long)]
+    split: Option<String>,
     /// Allow this many rows of the data set that cannot be used.
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad_rows: u64,
@@ -41,8 +41,11 @@ impl Arguments {
         let inference = Inference::open(config, self.run.device)?;
         let (student, checkpoint) = inference.student(&folder, self.student.checkpoint)?;
         let dataset = inference.config.run.dataset.open(inference.config.base())?;
-        let split = Split::new(self.split);
-        let examples = dataset.read(&split, &mut SkipBadRows::new(self.skip_bad_rows))?;
+        let configured = &inference.config.run.splits.validation;
+        let split = self.split.map_or_else(|| configured.clone(), Split::new);
+        let mut skip = SkipBadRows::new(self.skip_bad_rows);
+        let examples = dataset.read(&split, &mut skip)?;
+        tell_skipped(&skip);
         let rows = Rows::new(
             split.clone(),
             &inference.task,

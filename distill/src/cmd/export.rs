@@ -13,7 +13,7 @@ use crate::student::save::save_pretrained;
 pub struct Arguments {
     #[command(flatten)]
     run: RunArguments,
-    /// The directory to write; one that is there is replaced.
+    /// The directory to write; an earlier export is replaced.
     directory: PathBuf,
     #[command(flatten)]
     student: StudentArguments,
@@ -34,6 +34,11 @@ impl Arguments {
         let inference = Inference::open(config, self.run.device)?;
         let (student, checkpoint) = inference.student(&folder, self.student.checkpoint)?;
         let head = student.classifier(inference.task.label());
+        if inference.heads().relu_outputs {
+            tracing::warn!(
+                "outputs pass a ReLU here, which `BertForSequenceClassification` lacks: take max(0, output) of the exported student"
+            );
+        }
         if let Some(parent) = self.directory.parent() {
             std::fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
         }

@@ -10,7 +10,7 @@ use schemas::task::LabelKind;
 use schemas::{Example, Split, Task};
 use serde_json::{Value, json};
 
-use crate::cli::{RunArguments, StudentArguments, print};
+use crate::cli::{RunArguments, StudentArguments, print, tell_skipped};
 use crate::config::Config;
 use crate::data::Rows;
 use crate::error::{Error, Status};
@@ -40,12 +40,15 @@ pub struct Arguments {
     run: RunArguments,
     #[command(flatten)]
     student: StudentArguments,
-    /// The split to predict.
-    #[arg(long, default_value = "test", conflicts_with = "input")]
-    split: String,
+    /// The split to predict; left out, the configuration's `splits.test`.
+    #[arg(long, conflicts_with = "input")]
+    split: Option<String>,
     /// Rows to predict instead: a JSON object with the task's fields on each line; `-` reads standard input.
     #[arg(long)]
     input: Option<PathBuf>,
+    /// Allow this many rows of the split that cannot be used; they get no prediction.
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "input")]
+    skip_bad_rows: u64,
     /// How to write them.
     #[arg(long, value_enum, default_value_t)]
     form: Form,
@@ -65,12 +68,16 @@ impl Arguments {
             .unwrap_or_else(|| config.output());
         let inference = Inference::open(config, self.run.device)?;
         let (student, _) = inference.student(&folder, self.student.checkpoint)?;
-        let split = Split::new(self.split);
+        let configured = &inference.config.run.splits.test;
+        let split = self.split.map_or_else(|| configured.clone(), Split::new);
         let examples = if let Some(path) = &self.input {
             read_rows(path, &inference.task)?
         } else {
             let dataset = inference.config.run.dataset.open(inference.config.base())?;
-            dataset.read(&split, &mut SkipBadRows::new(0))?
+            let mut skip = SkipBadRows::new(self.skip_bad_rows);
+            let examples = dataset.read(&split, &mut skip)?;
+            tell_skipped(&skip);
+            examples
         };
         let rows = Rows::new(split, &inference.task, &examples, &inference.tokenizer)?;
         let answers = inference.answers(&student, &rows.encodings);
@@ -83,19 +90,26 @@ impl Arguments {
 }
 
 fn read_rows(path: &Path, task: &Task) -> Result<Vec<Example>, Error> {
-    let (origin, text) = if path == Path::new("-") {
-        let mut text = String::new();
+    let (origin, bytes) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
         let name = "standard input";
         std::io::stdin()
-            .read_to_string(&mut text)
+            .read_to_end(&mut bytes)
             .map_err(Error::io(Path::new(name), "read"))?;
-        (name.to_owned(), text)
+        (name.to_owned(), bytes)
     } else {
         (
             path.display().to_string(),
-            std::fs::read_to_string(path).map_err(Error::io(path, "read"))?,
+            std::fs::read(path).map_err(Error::io(path, "read"))?,
         )
     };
+    let text = str::from_utf8(&bytes).map_err(|error| Error::BadInput {
+        origin: origin.clone(),
+        line: bytes[..error.valid_up_to()]
+            .split(|&byte| byte == b'\n')
+            .count(),
+        problem: "not UTF-8".to_owned(),
+    })?;
     let lines = text
         .lines()
         .enumerate()
@@ -218,5 +232,16 @@ mod tests {
         std::fs::write(&path, "{\"sentence\": \"A dog.\"}\n").unwrap();
         let rows = read_rows(&path, &Task::builtin("cola").unwrap()).unwrap();
         assert_eq!(rows[0].field("sentence"), Some("A dog."));
+        std::fs::write(
+            &path,
+            b"{\"sentence\": \"A dog.\"}\n{\"sentence\": \"\xff\"}\n",
+        )
+        .unwrap();
+        let error = read_rows(&path, &Task::builtin("cola").unwrap()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("rows.jsonl:2: not UTF-8"),
+            "{error}"
+        );
+        assert_eq!(error.status(), Status::UserError);
     }
 }

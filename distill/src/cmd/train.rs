@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use schemas::Sha256Digest;
 use schemas::dataset::SkipBadRows;
 
-use crate::cli::{RunArguments, print};
+use crate::cli::{RunArguments, how_to_go_on, print, tell_skipped};
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::schedule::Variant;
 use crate::setup::{Outcome, RunOptions, Setup};
 use crate::stop::Stop;
+use crate::student::PretrainedFiles;
 
 /// The verb's command line.
 #[derive(Debug, clap::Args)]
@@ -69,8 +70,10 @@ impl Arguments {
         }
         let mut skip = SkipBadRows::new(self.skip_bad_rows);
         let setup = Setup::open(config, digest, self.run.device, &mut skip)?;
-        for row in skip.skipped() {
-            tracing::warn!("skipped {row}");
+        tell_skipped(&skip);
+        let pretrained = setup.inference.pretrained.as_ref();
+        if let Some(warning) = pretrained.and_then(PretrainedFiles::warning) {
+            tracing::warn!("{warning}");
         }
         tracing::info!("{}", setup.join_report());
         match setup.train(&options, &stop, true)? {
@@ -80,7 +83,8 @@ impl Arguments {
                 Ok(Status::Done)
             }
             Outcome::Stopped { step } => {
-                tracing::warn!("stopped after step {step}; the same command goes on from there");
+                let how = how_to_go_on(options.restart);
+                tracing::warn!("stopped after step {step}; {how}");
                 Ok(Status::StoppedEarly)
             }
         }

@@ -14,7 +14,7 @@ pub use number::{NotNegative, Positive, Share};
 pub use student::{StudentConfig, StudentSource};
 pub use training::{Schedule, TrainingConfig};
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use schemas::dataset::DatasetConfig;
@@ -22,6 +22,7 @@ use schemas::{Sha256Digest, Split};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::number::check_size;
 use crate::data::join::{DuplicatePolicy, ExtraPolicy, MissingPolicy};
 use crate::heads::AlignerConfig;
 use crate::objective::ObjectiveConfig;
@@ -58,6 +59,42 @@ pub struct RunConfig {
     pub compare: CompareConfig,
 }
 
+/// Largest width, length or number of rows of a step.
+const MAX_WIDTH: usize = 65_536;
+const MAX_LAYERS: usize = 1_024;
+const MAX_EPOCHS: usize = 100_000;
+
+impl RunConfig {
+    fn check_sizes(&self) -> Result<(), String> {
+        let count = |size: Option<NonZeroUsize>| size.map_or(0, NonZeroUsize::get);
+        let (aligner, training) = (&self.aligner, &self.training);
+        check_size("aligner.hidden", count(aligner.hidden), MAX_WIDTH)?;
+        check_size("aligner.projection", count(aligner.projection), MAX_WIDTH)?;
+        check_size("training.epochs", training.epochs.get(), MAX_EPOCHS)?;
+        if let Schedule::PretrainFreeze { aligner_epochs } = training.schedule {
+            check_size("training.aligner_epochs", aligner_epochs.get(), MAX_EPOCHS)?;
+        }
+        check_size("training.batch_size", training.batch_size.get(), MAX_WIDTH)?;
+        check_size(
+            "student.max_length",
+            self.student.max_length.get(),
+            MAX_WIDTH,
+        )?;
+        let StudentSource::Fresh { sizes, .. } = &self.student.source else {
+            return Ok(());
+        };
+        for (key, value, most) in [
+            ("hidden_size", sizes.hidden_size, MAX_WIDTH),
+            ("num_layers", sizes.num_layers, MAX_LAYERS),
+            ("intermediate_size", sizes.intermediate_size, MAX_WIDTH),
+            ("max_positions", sizes.max_positions, MAX_WIDTH),
+        ] {
+            check_size(&format!("student.fresh.{key}"), value, most)?;
+        }
+        Ok(())
+    }
+}
+
 fn default_seed() -> u64 {
     1
 }
@@ -70,8 +107,26 @@ pub struct SplitNames {
     pub train: Split,
     /// Chooses the checkpoint.
     pub validation: Split,
-    /// Read once, at the end; may be absent from the data set.
+    /// Read once, at the end; under its default name it may be absent from the data set.
     pub test: Split,
+}
+
+impl SplitNames {
+    fn check(&self) -> Result<(), String> {
+        let names = [
+            ("train", &self.train),
+            ("validation", &self.validation),
+            ("test", &self.test),
+        ];
+        for (index, (key, name)) in names.iter().enumerate() {
+            if let Some((other, _)) = names[..index].iter().find(|(_, other)| other == name) {
+                return Err(format!(
+                    "`splits.{other}` and `splits.{key}` are both `{name}`"
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for SplitNames {
@@ -157,7 +212,9 @@ impl Config {
     pub fn parse(text: &str, base: PathBuf) -> Result<Self, String> {
         let run: RunConfig =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        run.splits.check()?;
         run.compare.check()?;
+        run.check_sizes()?;
         Ok(Self { run, base })
     }
 

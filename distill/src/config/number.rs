@@ -2,6 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Refuses a size that no machine holds before anything is built from it.
+pub(super) fn check_size(key: &str, value: usize, most: usize) -> Result<(), String> {
+    if value > most {
+        return Err(format!("`{key}` is {value}; it is at most {most}"));
+    }
+    Ok(())
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $what:literal, $inside:expr) => {
         $(#[$doc])*

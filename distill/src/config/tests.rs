@@ -239,6 +239,10 @@ fn refusals_of_the_rest_name_the_key() {
        | ^^^^^^^^^^^
     objective.alpha is 2; it is a share and lies between 0 and 1
     "#);
+    insta::assert_snapshot!(refusal("test = \"test\"", "test = \"train\""), @"`splits.train` and `splits.test` are both `train`");
+    insta::assert_snapshot!(refusal("epochs = 3", "epochs = 100001"), @"`training.epochs` is 100001; it is at most 100000");
+    insta::assert_snapshot!(refusal("hidden = 8", "hidden = 65537"), @"`aligner.hidden` is 65537; it is at most 65536");
+    insta::assert_snapshot!(refusal("intermediate_size = 16", "intermediate_size = 4294967296"), @"`student.fresh.intermediate_size` is 4294967296; it is at most 65536");
     insta::assert_snapshot!(refusal("seeds = [1, 2]", "seeds = []"), @"`compare.seeds` is empty");
     insta::assert_snapshot!(refusal("seeds = [1, 2]", "seeds = [1, 1]"), @"`compare.seeds` has 1 twice");
     insta::assert_snapshot!(refusal("noise_sigmas = [1.5]", "noise_sigmas = []"), @"`compare.controls` has `noise`, and `compare.noise_sigmas` is empty");

@@ -186,11 +186,9 @@ pub fn read_corpus(
     };
     let train = read(&names.train)?;
     let validation = read(&names.validation)?;
-    let test = if dataset.splits().contains(&names.test) {
-        Some(read(&names.test)?)
-    } else {
-        None
-    };
+    // Only the default name may be absent: another one was written down for a reason.
+    let has_test = names.test != Split::test() || dataset.splits().contains(&names.test);
+    let test = has_test.then(|| read(&names.test)).transpose()?;
     for rows in [&train, &validation] {
         if rows.is_empty() {
             return Err(JoinError::NoRows {

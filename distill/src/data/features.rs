@@ -13,7 +13,7 @@ use crate::random::{Purpose, Randomness, fill_normal};
 pub enum FeatureTransform {
     /// Nothing: the method itself.
     AsHarvested,
-    /// One permutation over the training examples, drawn once from the run's seed: every example has a real feature, but
+    /// One cycle over the training examples, drawn once from the run's seed: every example has a real feature, but
     /// another example's.
     Shuffled,
     /// `z + N(0, σ²)`, σ this many times the features' own standard deviation; drawn once for each example.
@@ -58,7 +58,7 @@ impl TeacherFeatures {
         match transform {
             FeatureTransform::AsHarvested => {}
             FeatureTransform::Shuffled => {
-                let order = randomness.permutation(Purpose::FeaturePermutation, 0, self.rows.len());
+                let order = randomness.cycle(Purpose::FeaturePermutation, 0, self.rows.len());
                 features.rows = order.into_iter().map(|row| self.rows[row]).collect();
             }
             FeatureTransform::Noise { deviations } => {
@@ -154,6 +154,13 @@ mod tests {
         assert_eq!(all[2..4], values(&shuffled, &[1]));
         firsts.sort_by(f32::total_cmp);
         assert_eq!(firsts, [0.0, 2.0, 4.0, 6.0]);
+        for seed in 0..20 {
+            let random = Randomness::new(seed);
+            let shuffled = features().transformed(FeatureTransform::Shuffled, random);
+            for row in 0..4 {
+                assert_ne!(values(&shuffled, &[row]), values(&features(), &[row]));
+            }
+        }
     }
 
     #[test]

@@ -93,11 +93,6 @@ impl Objective {
         Self { config }
     }
 
-    /// What it was built from.
-    pub fn config(&self) -> &ObjectiveConfig {
-        &self.config
-    }
-
     /// `L_t`. The student appears nowhere in it. Term names: [`TASK`], [`TASK_AUXILIARY`].
     pub fn aligner_loss(&self, aligner: &AlignerOutputs, targets: &Targets) -> LossTerms {
         let mut sum = WeightedSum::default();

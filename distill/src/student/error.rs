@@ -138,6 +138,14 @@ pub enum StudentError {
         /// Rows of the position embedding.
         max_positions: usize,
     },
+    /// A directory that an export must not replace.
+    #[error("no student is written to `{}`: {problem}", dir.display())]
+    ExportTarget {
+        /// The directory.
+        dir: PathBuf,
+        /// What is in the way.
+        problem: String,
+    },
     /// Tensors could not be exported.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -174,6 +182,9 @@ impl StudentError {
             }
             Self::TooLong { max_positions, .. } => {
                 Some(format!("set max_length to at most {max_positions}"))
+            }
+            Self::ExportTarget { .. } => {
+                Some("name a folder that is new, empty or an earlier export".to_owned())
             }
             Self::Weights(error) => error.hint(),
             Self::UnsupportedDtype { .. } => {

@@ -28,7 +28,7 @@ use burn::tensor::{Int, Tensor};
 pub use bert::Encoder;
 pub use config::{Activation, BertConfig, FreshBertConfig};
 pub use error::StudentError;
-pub use pretrained::LoadReport;
+pub use pretrained::{LoadReport, PretrainedFiles};
 pub use tokenizer::{Encoding, TextTokenizer, WordPieceOptions};
 
 /// One padded batch of token ids.

@@ -9,11 +9,13 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
+use schemas::Sha256Digest;
 use serde::Deserialize;
 
 use super::weights::{self, FieldPath};
 use super::{BertConfig, Encoder, StudentError};
 
+const CONFIG_FILE: &str = "config.json";
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const PICKLE_FILE: &str = "pytorch_model.bin";
@@ -46,6 +48,49 @@ impl fmt::Display for LoadReport {
     }
 }
 
+/// What a student's directory holds, without building the student.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PretrainedFiles {
+    /// SHA-256 over `config.json` and the weight files.
+    pub digest: Sha256Digest,
+    has_pooler: bool,
+    dir: PathBuf,
+}
+
+impl PretrainedFiles {
+    /// Reads `config.json` and the weights of a Hugging Face BERT directory.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or is no safetensors file.
+    pub fn open(dir: &Path) -> Result<Self, StudentError> {
+        let config_path = dir.join(CONFIG_FILE);
+        let config = std::fs::read(&config_path).map_err(StudentError::io(&config_path))?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let files = checkpoint.shards.iter().map(|shard| &shard.bytes);
+        let digests: Vec<String> = std::iter::once(&config)
+            .chain(files)
+            .map(|bytes| Sha256Digest::of(bytes).to_string())
+            .collect();
+        let has = |name: &str| checkpoint.places.contains_key(name);
+        Ok(Self {
+            digest: Sha256Digest::of(digests.join("\n").as_bytes()),
+            has_pooler: has("pooler.dense.weight") && has("pooler.dense.bias"),
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// What a user should know before training from it.
+    pub fn warning(&self) -> Option<String> {
+        (!self.has_pooler).then(|| {
+            format!(
+                "student `{}` has no pooler: it is drawn afresh from the run's seed",
+                self.dir.display()
+            )
+        })
+    }
+}
+
 impl Encoder {
     /// Reads `config.json` and the weights of a Hugging Face BERT directory.
     ///
@@ -61,7 +106,7 @@ impl Encoder {
         num_layers: Option<usize>,
         device: &Device,
     ) -> Result<(Self, LoadReport), StudentError> {
-        let mut config = BertConfig::from_file(&dir.join("config.json"))?;
+        let mut config = BertConfig::from_file(&dir.join(CONFIG_FILE))?;
         if let Some(requested) = num_layers {
             if requested == 0 || requested > config.num_layers {
                 return Err(StudentError::TooManyLayers {

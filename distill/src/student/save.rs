@@ -8,8 +8,12 @@ use burn::tensor::{Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use super::pretrained::{hugging_face_name, is_transposed, transpose};
+use super::tokenizer::TOKENIZER_FILES;
 use super::weights::{self, NamedTensor};
 use super::{Encoder, StudentError, TextTokenizer};
+
+const CONFIG_FILE: &str = "config.json";
+const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// The main head on the pooled vector, for `BertForSequenceClassification`.
 #[derive(Debug, Clone)]
@@ -34,27 +38,58 @@ pub enum HeadOutputs {
 /// Writes `config.json`, `model.safetensors` and the tokenizer's files into `dir`.
 ///
 /// Without a head the directory holds a `BertModel`, with one a `BertForSequenceClassification`.
-/// Everything is written to a directory beside `dir` and renamed at the end; an older `dir` is
-/// replaced.
+/// Everything is written to a directory beside `dir` and renamed at the end; an earlier export at
+/// `dir` is replaced.
 ///
 /// # Errors
 ///
-/// [`StudentError::Io`] names the file; nothing is left behind at `dir` then.
+/// [`StudentError::ExportTarget`] where `dir` holds anything else; [`StudentError::Io`] names the
+/// file. `dir` is as it was then.
 pub fn save_pretrained(
     dir: &Path,
     encoder: &Encoder,
     tokenizer: &TextTokenizer,
     head: Option<&ClassifierHead>,
 ) -> Result<(), StudentError> {
+    check_target(dir)?;
     let staging = sibling(dir, "partial");
     remove_if_there(&staging)?;
-    fs::create_dir_all(&staging).map_err(StudentError::io(&staging))?;
-    let written = write_files(&staging, encoder, tokenizer, head);
+    let written = fs::create_dir_all(&staging)
+        .map_err(StudentError::io(&staging))
+        .and_then(|()| write_files(&staging, encoder, tokenizer, head))
+        .and_then(|()| replace(&staging, dir));
     if written.is_err() {
-        remove_if_there(&staging)?;
-        return written;
+        // The first error is the one to tell.
+        let _ = remove_if_there(&staging);
     }
-    replace(&staging, dir)
+    written
+}
+
+/// Refuses a directory that holds anything but an earlier export: it would be lost.
+fn check_target(dir: &Path) -> Result<(), StudentError> {
+    let refused = |problem: String| StudentError::ExportTarget {
+        dir: dir.to_owned(),
+        problem,
+    };
+    if dir.file_name().is_none() {
+        return Err(refused("it has no name of its own".to_owned()));
+    }
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(StudentError::io(dir))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(StudentError::io(dir))?;
+        let kind = entry.file_type().map_err(StudentError::io(&entry.path()))?;
+        let name = entry.file_name();
+        let mut ours = [CONFIG_FILE, WEIGHTS_FILE].iter().chain(&TOKENIZER_FILES);
+        let is_ours = kind.is_file() && ours.any(|file| name == *file);
+        if !is_ours {
+            let name = name.to_string_lossy();
+            return Err(refused(format!("it holds `{name}`, which is no export's")));
+        }
+    }
+    Ok(())
 }
 
 fn write_files(
@@ -65,9 +100,9 @@ fn write_files(
 ) -> Result<(), StudentError> {
     let config = config_json(encoder, head);
     let config = serde_json::to_vec_pretty(&config).expect("a JSON value has string keys");
-    write(&dir.join("config.json"), &config)?;
+    write(&dir.join(CONFIG_FILE), &config)?;
     let weights = weights::serialize(&hugging_face_tensors(encoder, head))?;
-    write(&dir.join("model.safetensors"), &weights)?;
+    write(&dir.join(WEIGHTS_FILE), &weights)?;
     for (name, bytes) in tokenizer.files()? {
         write(&dir.join(name), &bytes)?;
     }
@@ -187,6 +222,10 @@ fn replace(staging: &Path, dir: &Path) -> Result<(), StudentError> {
     let replaced = sibling(dir, "replaced");
     remove_if_there(&replaced)?;
     fs::rename(dir, &replaced).map_err(StudentError::io(dir))?;
-    fs::rename(staging, dir).map_err(StudentError::io(dir))?;
+    if let Err(error) = fs::rename(staging, dir) {
+        // The first error is the one to tell.
+        let _ = fs::rename(&replaced, dir);
+        return Err(StudentError::io(dir)(error));
+    }
     remove_if_there(&replaced)
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use super::StudentError;
@@ -15,6 +15,13 @@ use super::StudentError;
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const VOCABULARY_FILE: &str = "vocab.txt";
 const SETTINGS_FILE: &str = "tokenizer_config.json";
+/// Every file of a tokenizer that is read or written.
+pub(super) const TOKENIZER_FILES: [&str; 4] = [
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+];
 /// Special tokens of BERT; a vocabulary must hold each of them.
 const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
@@ -79,12 +86,7 @@ impl TextTokenizer {
     /// The directory holds neither file, or one that does not parse.
     pub fn from_dir(dir: &Path, max_length: usize) -> Result<Self, StudentError> {
         let mut files = BTreeMap::new();
-        for name in [
-            TOKENIZER_FILE,
-            VOCABULARY_FILE,
-            SETTINGS_FILE,
-            "special_tokens_map.json",
-        ] {
+        for name in TOKENIZER_FILES {
             let path = dir.join(name);
             if path.is_file() {
                 let bytes = std::fs::read(&path).map_err(StudentError::io(&path))?;
@@ -121,7 +123,7 @@ impl TextTokenizer {
     ///
     /// # Errors
     ///
-    /// A special token is missing.
+    /// A special token is missing, or a token is there twice.
     pub fn from_vocabulary(
         vocabulary: &[String],
         options: WordPieceOptions,
@@ -206,9 +208,10 @@ impl TextTokenizer {
         })
     }
 
-    /// Number of tokens, added ones included: one more than the largest id of a gapless vocabulary.
+    /// One more than the largest id, added tokens included: ids may have gaps.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        let ids = self.tokenizer.get_vocab(true).into_values();
+        ids.max().map_or(0, |id| id as usize + 1)
     }
 
     /// Longest encoding, special tokens included.
@@ -259,10 +262,16 @@ fn word_piece<'a>(
     options: WordPieceOptions,
     origin: &str,
 ) -> Result<Tokenizer, StudentError> {
-    let vocabulary: Map<String, Value> = tokens
-        .enumerate()
-        .map(|(id, token)| (token.to_owned(), json!(id)))
-        .collect();
+    let mut vocabulary = Map::new();
+    for (id, token) in tokens.enumerate() {
+        if let Some(first) = vocabulary.insert(token.to_owned(), json!(id)) {
+            let first = first.as_u64().expect("an id is a number") + 1;
+            return Err(StudentError::Tokenizer {
+                origin: origin.to_owned(),
+                message: format!("line {} repeats `{token}` of line {first}", id + 1),
+            });
+        }
+    }
     let id = |token: &str| {
         vocabulary
             .get(token)

@@ -20,7 +20,7 @@ fn distill(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(world: &World, arguments: &[&str]) -> Output {
+pub(crate) fn run(world: &World, arguments: &[&str]) -> Output {
     distill(world, arguments).output().unwrap()
 }
 
@@ -28,12 +28,12 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 #[track_caller]
-fn done(world: &World, arguments: &[&str]) -> String {
+pub(crate) fn done(world: &World, arguments: &[&str]) -> String {
     let output = run(world, arguments);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     stdout(&output)
@@ -182,6 +182,12 @@ fn stopping_early_has_its_own_status() {
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("stopped after step 3; the same command goes on from there"));
     assert_eq!(steps(&world.path("out")).len(), 3);
+    let output = run(&world, &["train", "--restart", "--stop-after-steps", "3"]);
+    assert!(
+        stderr(&output).contains(
+            "stopped after step 3; the same command without --restart goes on from there"
+        )
+    );
     done(&world, &["train"]);
     assert_eq!(steps(&world.path("out")).len(), 16);
 }

@@ -8,5 +8,6 @@
 
 mod cli;
 mod join;
+mod refusals;
 mod support;
 mod training;

@@ -164,6 +164,8 @@ fn an_unclean_end_loses_no_more_than_the_steps_since_the_checkpoint() {
         .replace("\"step\":7", "\"step\":8");
     std::fs::write(&steps, format!("{text}{beyond}\n{{\"step\":9,\"ep")).unwrap();
     std::fs::create_dir(folder.join("checkpoints/.step-00000008-pass-1")).unwrap();
+    // An evaluation after the last saved step, whose checkpoint was not written.
+    std::fs::write(folder.join("evaluations.jsonl"), "{\"step\":7}\n").unwrap();
     train(&setup, &options, &Stop::default());
     assert_eq!(remains(&folder), whole);
 }
@@ -289,6 +291,25 @@ fn variants_of_a_seed_start_from_the_same_student() {
         );
     }
     assert!(!start(Variant::Undistilled).contains_key("aligner.safetensors"));
+}
+
+#[test]
+fn variants_of_a_seed_share_the_masks_of_the_student() {
+    let _alone = alone();
+    let world = World::new();
+    let setup = setup(&world);
+    // The student's first step, at which all variants have the same student.
+    let first_task_loss = |variant: Variant, name: &str| {
+        let remains = finished(&setup, &world.path(name), variant);
+        let mut steps = remains.steps.iter();
+        let losses = steps.find_map(|line| line["student"]["terms"]["task"].as_f64());
+        losses.unwrap()
+    };
+    let undistilled = first_task_loss(Variant::Undistilled, "undistilled");
+    for variant in [Variant::Method, Variant::AuxOnly, Variant::Shuffled] {
+        let name = variant.to_string();
+        assert_eq!(first_task_loss(variant, &name), undistilled, "{name}");
+    }
 }
 
 #[test]
