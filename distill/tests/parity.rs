@@ -384,7 +384,7 @@ fn a_saved_student_loads_bit_equal() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("student");
     fs::create_dir(&dir).unwrap();
-    fs::write(dir.join("older"), "gives way").unwrap();
+    fs::write(dir.join("config.json"), "gives way").unwrap();
     save_pretrained(&dir, &encoder, &tokenizer, None).unwrap();
 
     let loaded = load(&dir);
