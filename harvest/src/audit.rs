@@ -28,6 +28,8 @@ pub struct Audit {
     pub coverage: Option<Survey>,
     /// What is wrong, one sentence each; missing rows are not among them.
     pub problems: Vec<String>,
+    /// Shards whose content is not what was committed.
+    pub damaged: Vec<PathBuf>,
 }
 
 impl Audit {
@@ -47,12 +49,18 @@ impl Audit {
             num_journalled: 0,
             coverage: None,
             problems: Vec::new(),
+            damaged: Vec::new(),
         };
         let mut num_repeated = 0;
         for path in audit.paths(folder)? {
             match audit.shard(&path) {
                 Ok(num) => num_repeated += num,
-                Err(error) => audit.problems.push(error.to_string()),
+                Err(error) => {
+                    audit.problems.push(error.to_string());
+                    if is_damage(&error) {
+                        audit.damaged.push(path);
+                    }
+                }
             }
         }
         if num_repeated > 0 {
@@ -64,6 +72,21 @@ impl Audit {
         audit.num_journalled = num_journalled(folder, &audit.keys)?;
         audit.coverage = plan.map(|plan| plan.survey(&audit.keys)).transpose()?;
         Ok(audit)
+    }
+
+    /// What to do about damaged shards: a run counts the rows of every shard in the folder as there.
+    pub fn hint(&self) -> Option<String> {
+        let paths: Vec<String> = self
+            .damaged
+            .iter()
+            .map(|path| format!("`{}`", path.display()))
+            .collect();
+        (!paths.is_empty()).then(|| {
+            format!(
+                "remove {} and run again: its rows are asked for",
+                paths.join(", ")
+            )
+        })
     }
 
     /// Shards that count: those of the manifest where it is frozen, those of the folder where it is open.
@@ -134,10 +157,17 @@ impl Audit {
     }
 }
 
+fn is_damage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Schemas(schemas::Error::CorruptShard { .. } | schemas::Error::InvalidShard { .. })
+    )
+}
+
 /// Replies in the journal of `folder` whose keys are not `committed`.
 ///
 /// # Errors
-/// [`schemas::Error::Io`].
+/// As [`Replay::read`].
 pub(crate) fn num_journalled(
     folder: &Path,
     committed: &HashSet<Key>,

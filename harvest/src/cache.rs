@@ -1,7 +1,7 @@
 //! A cache folder that this process writes: lock, committed shards, recovery of the journal.
 
 use std::collections::HashSet;
-use std::fs::{File, TryLockError};
+use std::fs::{DirEntry, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use schemas::shard::list_shards;
@@ -52,20 +52,12 @@ impl Cache {
             Err(schemas::Error::NotACache { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let shards = list_shards(folder)?;
-        let known = keys_of(&shards)?;
-        let segments = list_segments(folder)?;
-        let numbers = shards
-            .iter()
-            .chain(&segments)
-            .filter_map(|path| journal::number(path));
-        let next_number = numbers.max().map_or(0, |number| number + 1);
         Ok(Self {
             folder: folder.to_owned(),
             _lock: lock,
             manifest,
-            known,
-            next_number,
+            known: keys_of(&list_shards(folder)?)?,
+            next_number: next_number(folder)?,
         })
     }
 
@@ -110,7 +102,7 @@ impl Cache {
                 .retain(|record| !self.known.contains(&(record.id, record.draw)));
             if replay.num_torn_bytes > 0 {
                 tracing::warn!(
-                    "`{}`: cut {} bytes of an unfinished line",
+                    "`{}`: left out {} bytes of an unfinished line",
                     path.display(),
                     replay.num_torn_bytes
                 );
@@ -125,8 +117,8 @@ impl Cache {
         Ok(replays)
     }
 
-    /// Commits what [`replay`](Self::replay) found, one shard a segment, and removes the segments. Returns how many
-    /// rows there were.
+    /// Commits what [`replay`](Self::replay) found, one shard a segment, and removes the segments; damaged ones are set
+    /// aside. Returns how many rows there were.
     ///
     /// # Errors
     /// [`Error::Schemas`] where a shard cannot be written, in which case the journal stays.
@@ -146,7 +138,11 @@ impl Cache {
                     .extend(replay.records.iter().map(|record| (record.id, record.draw)));
                 self.manifest = Some(manifest.reopened());
             }
-            journal::remove(&replay.path)?;
+            if replay.num_damaged_bytes > 0 {
+                journal::set_aside(&replay.path)?;
+            } else {
+                journal::remove(&replay.path)?;
+            }
         }
         Ok(num_recovered)
     }
@@ -210,18 +206,30 @@ fn take_lock(folder: &Path) -> Result<File, Error> {
     }
 }
 
+fn entries(folder: &Path) -> Result<Vec<DirEntry>, schemas::Error> {
+    std::fs::read_dir(folder)
+        .and_then(Iterator::collect)
+        .map_err(|source| schemas::Error::io(folder, "list", source))
+}
+
+/// A number that no shard and no segment has, not even one that was set aside.
+fn next_number(folder: &Path) -> Result<u32, schemas::Error> {
+    let numbers = entries(folder)?
+        .into_iter()
+        .filter_map(|entry| journal::number(&entry.path()));
+    Ok(numbers.max().map_or(0, |number| number + 1))
+}
+
 /// Removes temporary files of a process that died; under the lock nobody else can own one.
 fn remove_leftovers(folder: &Path) -> Result<(), Error> {
-    let entries =
-        std::fs::read_dir(folder).map_err(|source| schemas::Error::io(folder, "list", source))?;
-    for entry in entries.flatten() {
+    for entry in entries(folder)? {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_shard = name.starts_with(".shard-") && name.ends_with(".tmp");
-        let is_manifest = name
-            .strip_prefix(".tmp")
-            .is_some_and(|random| random.len() == 6);
-        if is_shard || is_manifest {
+        let is_ours = [".shard-", ".manifest-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+            && name.ends_with(".tmp");
+        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             std::fs::remove_file(entry.path())
                 .map_err(|source| schemas::Error::io(&entry.path(), "remove", source))?;
         }

@@ -32,7 +32,7 @@ enum Command {
     Check(ConfigArgs),
     /// Ask the teacher about every row that the cache lacks
     Run(ConfigArgs),
-    /// Tell what a cache holds, from its manifest and file names
+    /// Tell what a cache holds, from its manifest and the keys of its rows; reads no signal
     Status(TargetArgs),
     /// Read every shard of a cache and check digests, row counts and keys
     Verify(TargetArgs),
@@ -121,8 +121,9 @@ pub fn report(result: Result<Status, Error>) -> ExitCode {
 
 /// Prints what clap has to say: help and version on standard output with status 0, refusals with status 1.
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
-    // There is nobody left to tell where this fails.
-    let _ = usage.print();
+    if let Err(error) = written(usage.print()) {
+        return report(Err(error));
+    }
     if usage.use_stderr() {
         Status::UserError.into()
     } else {
@@ -140,11 +141,27 @@ pub(crate) fn complain(error: &str, hint: Option<&str>) {
 }
 
 /// Writes lines of a name and a value on standard output, two spaces or more between them.
-pub(crate) fn print(lines: &[(&str, String)]) {
+///
+/// # Errors
+/// [`Error::Schemas`] where it cannot be written.
+pub(crate) fn print(lines: &[(&str, String)]) -> Result<(), Error> {
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut stdout = io::stdout().lock();
-    for (name, value) in lines {
-        // A reader that has seen enough closes the pipe; that is no error.
-        let _ = writeln!(stdout, "{name:width$}  {value}");
+    let mut write = || -> io::Result<()> {
+        for (name, value) in lines {
+            writeln!(stdout, "{name:width$}  {value}")?;
+        }
+        stdout.flush()
+    };
+    written(write())
+}
+
+/// A reader that has seen enough closes the pipe, which is no error; everything else is.
+fn written(result: io::Result<()>) -> Result<(), Error> {
+    match result {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+            Err(schemas::Error::io("standard output".as_ref(), "write to", source).into())
+        }
+        _ => Ok(()),
     }
 }

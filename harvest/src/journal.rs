@@ -5,6 +5,9 @@
 //! line is handed to the operating system in one call before anything else happens with the reply, so it survives the
 //! death of the process. It survives a power cut from the next [`Segment::sync`] on, which a run does every few
 //! seconds; the shard itself is synchronised before its segment is removed.
+//!
+//! A line that was being written when the machine went down is torn, and only the end of a segment can be. Anything
+//! else that cannot be read is damage: the segment is kept as `part-<number>.journal.damaged`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,16 +16,17 @@ use std::sync::Mutex;
 
 use schemas::{Error, Manifest, TeacherRecord};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 const EXTENSION: &str = "journal";
+/// Extension of a segment that was set aside.
+const DAMAGED: &str = "journal.damaged";
 
 /// File name stem of the shard with this number, and of its segment.
 pub(crate) fn stem(number: u32) -> String {
     format!("part-{number:06}")
 }
 
-/// The number in the name of a shard or segment that this program named.
+/// The number in the name of a shard or segment, set aside or not, that this program named.
 pub(crate) fn number(path: &Path) -> Option<u32> {
     let digits = path.file_name()?.to_str()?.strip_prefix("part-")?;
     digits.split(['-', '.']).next()?.parse().ok()
@@ -104,6 +108,21 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     std::fs::remove_file(path).map_err(|source| Error::io(path, "remove", source))
 }
 
+/// Keeps a segment of which some lines cannot be read, under a name that no run takes for its own.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn set_aside(path: &Path) -> Result<(), Error> {
+    let aside = path.with_extension(DAMAGED);
+    std::fs::rename(path, &aside).map_err(|source| Error::io(path, "rename", source))?;
+    tracing::warn!(
+        "`{}`: it has lines that cannot be read; the others are committed, and it stays as `{}`",
+        path.display(),
+        aside.display()
+    );
+    Ok(())
+}
+
 fn line(content: &impl Serialize) -> Vec<u8> {
     let json = serde_json::to_vec(content).expect("manifests and records have string keys only");
     let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
@@ -112,11 +131,11 @@ fn line(content: &impl Serialize) -> Vec<u8> {
     line
 }
 
-fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+/// The JSON of a line that is whole.
+fn json(line: &[u8]) -> Option<&[u8]> {
     let (digits, rest) = line.split_first_chunk::<8>()?;
     let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
-    let is_whole = format!("{:08x}", crc32fast::hash(json)).as_bytes() == digits;
-    is_whole.then(|| serde_json::from_slice(json).ok())?
+    (format!("{:08x}", crc32fast::hash(json)).as_bytes() == digits).then_some(json)
 }
 
 /// What a segment holds.
@@ -124,19 +143,24 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
 pub struct Replay {
     /// The segment.
     pub path: PathBuf,
-    /// What the cache holds; `None` where not even the first line is whole, in which case there is no record.
+    /// What the cache holds; `None` where not even the first line is whole, in which case nobody can tell whose the
+    /// records are, and there is none.
     pub manifest: Option<Manifest>,
     /// The replies whose lines are whole.
     pub records: Vec<TeacherRecord>,
-    /// Bytes of lines that are not whole, such as the one that was being written when the machine went down.
+    /// Bytes after the last whole line: what was being written when the machine went down.
     pub num_torn_bytes: u64,
+    /// Bytes of other lines that are not whole, or that follow a first line that is not.
+    pub num_damaged_bytes: u64,
 }
 
 impl Replay {
     /// Reads the segment at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`]. Torn lines are no error; they are left out and counted.
+    /// [`Error::Io`]; [`Error::FormatVersion`] and [`Error::InvalidManifest`] about the first line;
+    /// [`Error::InvalidJournal`] where a whole line is no reply, as one of another version may be. Lines that are not
+    /// whole are no error; they are left out and counted.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let read_error = |source| Error::io(path, "read", source);
         let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(read_error)?);
@@ -145,27 +169,39 @@ impl Replay {
             manifest: None,
             records: Vec::new(),
             num_torn_bytes: 0,
+            num_damaged_bytes: 0,
         };
         let mut line = Vec::new();
-        let mut is_first = true;
+        let mut number = 0;
         while reader.read_until(b'\n', &mut line).map_err(read_error)? > 0 {
-            if is_first {
-                replay.manifest = parse(&line);
-                is_first = false;
-                replay.num_torn_bytes += if replay.manifest.is_none() {
-                    line.len() as u64
-                } else {
-                    0
-                };
-            } else {
-                match parse(&line).filter(|_| replay.manifest.is_some()) {
-                    Some(record) => replay.records.push(record),
-                    None => replay.num_torn_bytes += line.len() as u64,
-                }
-            }
+            number += 1;
+            replay.add(number, &line)?;
             line.clear();
         }
         Ok(replay)
+    }
+
+    /// Adds line `number`, counted from 1.
+    fn add(&mut self, number: u64, line: &[u8]) -> Result<(), Error> {
+        let Some(json) = json(line) else {
+            self.num_torn_bytes += line.len() as u64;
+            return Ok(());
+        };
+        // What is not whole and has a whole line behind it was not torn by the end of a process.
+        self.num_damaged_bytes += std::mem::take(&mut self.num_torn_bytes);
+        if number == 1 {
+            self.manifest = Some(Manifest::parse(&self.path, json)?);
+        } else if self.manifest.is_some() {
+            let record = serde_json::from_slice(json).map_err(|error| Error::InvalidJournal {
+                path: self.path.clone(),
+                line: number,
+                problem: error.to_string(),
+            })?;
+            self.records.push(record);
+        } else {
+            self.num_damaged_bytes += line.len() as u64;
+        }
+        Ok(())
     }
 }
 
@@ -249,8 +285,69 @@ mod tests {
         let replay = Replay::read(&path).unwrap();
         assert_eq!(replay.manifest, Some(manifest()));
         assert_eq!(replay.records, records);
-        assert_eq!(replay.num_torn_bytes, 0);
+        assert_eq!((replay.num_torn_bytes, replay.num_damaged_bytes), (0, 0));
         assert_eq!((number(&path), stem(7).as_str()), (Some(0), "part-000007"));
+    }
+
+    /// A line as [`line`] writes it, of any JSON.
+    fn rewrite(path: &Path, line_number: usize, edit: impl Fn(&str) -> String) {
+        let bytes = std::fs::read(path).unwrap();
+        let mut lines: Vec<Vec<u8>> = bytes
+            .split_inclusive(|&byte| byte == b'\n')
+            .map(<[u8]>::to_vec)
+            .collect();
+        let edited = edit(std::str::from_utf8(json(&lines[line_number]).unwrap()).unwrap());
+        lines[line_number] = line(&serde_json::from_str::<serde_json::Value>(&edited).unwrap());
+        std::fs::write(path, lines.concat()).unwrap();
+    }
+
+    #[test]
+    fn another_version_is_refused_by_number() {
+        let (_folder, path, _) = written(&[record(1, "one")]);
+        rewrite(&path, 0, |json| {
+            json.replace("\"format_version\":1", "\"format_version\":2")
+        });
+        let error = Replay::read(&path).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::FormatVersion {
+                    found: 2,
+                    supported: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_whole_line_that_is_no_reply_is_an_error() {
+        let (_folder, path, _) = written(&[record(1, "one"), record(2, "two")]);
+        rewrite(&path, 2, |json| json.replace("\"draw\"", "\"turn\""));
+        let error = Replay::read(&path).unwrap_err();
+        assert!(
+            matches!(error, Error::InvalidJournal { line: 3, .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_whole_before_the_end_is_damage() {
+        let records = [record(1, "one"), record(2, "two"), record(3, "three")];
+        for (damaged_line, kept) in [(0, &[][..]), (1, &records[1..]), (3, &records[..2])] {
+            let (_folder, path, ends) = written(&records);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[ends[damaged_line] - 2] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let replay = Replay::read(&path).unwrap();
+            assert_eq!(replay.records, kept);
+            let is_last = damaged_line == 3;
+            assert_eq!(
+                (replay.num_torn_bytes > 0, replay.num_damaged_bytes > 0),
+                (is_last, !is_last)
+            );
+        }
     }
 
     proptest! {
@@ -266,7 +363,7 @@ mod tests {
             let num_whole = ends.iter().filter(|&&end| end <= cut).count();
             prop_assert_eq!(&replay.records[..], &records[..num_whole.saturating_sub(1)]);
             let last_end = ends.iter().copied().filter(|&end| end <= cut).max().unwrap_or(0);
-            prop_assert_eq!(replay.num_torn_bytes, (cut - last_end) as u64);
+            prop_assert_eq!((replay.num_torn_bytes, replay.num_damaged_bytes), ((cut - last_end) as u64, 0));
         }
 
         #[test]
@@ -278,7 +375,7 @@ mod tests {
             bytes[at] ^= 1 << bit;
             std::fs::write(&path, bytes).unwrap();
             let replay = Replay::read(&path).unwrap();
-            prop_assert!(replay.num_torn_bytes > 0);
+            prop_assert!(replay.num_torn_bytes + replay.num_damaged_bytes > 0);
             prop_assert!(replay.records.iter().all(|record| records.contains(record)));
             // A flipped line feed joins two lines, and both are lost; nothing loses more unless the header is hit.
             if replay.manifest.is_some() {

@@ -17,6 +17,7 @@
 //! | [`audit`] | what `verify` and `freeze` check |
 //! | [`sketch`] | the drawing library of the built-in teacher |
 
+#![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(

@@ -1,5 +1,7 @@
 //! The `harvest` command.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use harvest::cli::{self, Cli};

@@ -51,7 +51,9 @@ pub struct Survey {
     pub first: Option<Request>,
     /// Rows of the cache that the data set does not ask for.
     pub num_extra: u64,
-    /// Rows that were skipped as bad, one sentence each.
+    /// Rows that were skipped as bad.
+    pub num_skipped: u64,
+    /// The first of them, one sentence each.
     pub skipped: Vec<String>,
 }
 
@@ -183,6 +185,7 @@ impl Plan {
             });
         }
         survey.num_extra = known.len() as u64 - num_present;
+        survey.num_skipped = skip.num_skipped();
         survey.skipped = skip.skipped().iter().map(ToString::to_string).collect();
         Ok(survey)
     }

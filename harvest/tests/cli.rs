@@ -8,7 +8,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use schemas::Manifest;
 use serde_json::json;
@@ -73,7 +73,7 @@ fn help_and_usage() {
     Commands:
       check   Check the configuration, ask the teacher about one example, and tell what a run will take
       run     Ask the teacher about every row that the cache lacks
-      status  Tell what a cache holds, from its manifest and file names
+      status  Tell what a cache holds, from its manifest and the keys of its rows; reads no signal
       verify  Read every shard of a cache and check digests, row counts and keys
       freeze  Verify a cache, list its shards in the manifest and give it a digest
       import  Make a cache of features that were made elsewhere
@@ -136,7 +136,7 @@ fn configurations_are_refused_with_file_line_and_key() {
     status 1
     --- stdout
     --- stderr
-    error: harvest.toml:7: `cache.dtype`: unknown variant `f64`, expected `f16` or `f32`
+    error: harvest.toml:7: `cache.dtype`: unknown variant, expected `f16` or `f32`
     hint: docs/harvest.md describes every key
     "#);
     insta::assert_snapshot!(show(folder.path(), &["check", "nowhere.toml"]), @r#"
@@ -262,6 +262,67 @@ fn a_flipped_byte_is_found_and_the_cache_is_not_frozen() {
         freeze.starts_with("status 1\n") && freeze.contains("is corrupt"),
         "{freeze}"
     );
+}
+
+#[test]
+fn a_damaged_shard_is_removed_and_its_rows_are_asked_for() {
+    let folder = project(CONFIG);
+    let folder = folder.path();
+    harvest(folder, &["run", "harvest.toml"]);
+    let shards = schemas::shard::list_shards(&folder.join("cache")).unwrap();
+    let mut bytes = std::fs::read(&shards[0]).unwrap();
+    let middle = bytes.len() / 4;
+    bytes[middle] ^= 1;
+    std::fs::write(&shards[0], bytes).unwrap();
+    let name = shards[0].file_name().unwrap().to_string_lossy();
+    let hint = format!("hint: remove `cache/{name}` and run again: its rows are asked for\n");
+    for verb in ["verify", "freeze"] {
+        let refused = show(folder, &[verb, "harvest.toml"]);
+        assert!(
+            refused.starts_with("status 1\n")
+                && refused.contains("rows are missing")
+                && refused.ends_with(&hint),
+            "{refused}"
+        );
+    }
+    std::fs::remove_file(&shards[0]).unwrap();
+    let run = show(folder, &["run", "harvest.toml"]);
+    assert!(run.contains("\ncommitted  2\n"), "{run}");
+    for verb in ["verify", "freeze"] {
+        let done = show(folder, &[verb, "harvest.toml"]);
+        assert!(done.starts_with("status 0\n"), "{done}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let folder = project(CONFIG);
+    for arguments in [
+        &["run", "harvest.toml"][..],
+        &["status", "cache"],
+        &["--help"],
+    ] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_harvest"));
+        let command = command.current_dir(folder.path()).args(arguments);
+        let text = shown(
+            &command
+                .stdout(full)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+                .wait_with_output()
+                .unwrap(),
+        );
+        assert!(
+            text.starts_with("status 1\n") && text.contains("cannot write to `standard output`"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -115,6 +115,16 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A line of a journal that is whole and means nothing to this build.
+    #[error("`{path}`, line {line}, is not a readable reply: {problem}")]
+    InvalidJournal {
+        /// The segment.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+    },
     /// A shard whose bytes are not those that were committed.
     #[error("shard `{path}` is corrupt: its digest is {found}, expected {expected}")]
     CorruptShard {
@@ -191,9 +201,12 @@ impl Error {
                 Some("a newer Armada wrote it: read it with that version".into())
             }
             Self::FormatVersion { .. } => Some("an older Armada wrote it: harvest again, or read it with that version".into()),
-            Self::CorruptShard { .. } => Some(
+            Self::CorruptShard { .. } | Self::InvalidShard { .. } => Some(
                 "copy the shard again from where it came; or delete it and run `harvest run` to ask for its rows again".into(),
             ),
+            Self::InvalidJournal { .. } => {
+                Some("run the Armada that wrote it, which commits its replies; they are paid for, so it was left as it is".into())
+            }
             Self::NotACache { .. } => Some("`harvest run` and `harvest import` make a cache".into()),
             Self::NotFrozen { .. } => Some("run `harvest freeze` on it once it is complete".into()),
             Self::UnknownCacheDigest { found, .. } => found
@@ -201,7 +214,6 @@ impl Error {
             Self::InvalidTask { .. }
             | Self::InvalidSignal { .. }
             | Self::InvalidSignalSpec { .. }
-            | Self::InvalidShard { .. }
             | Self::InvalidManifest { .. } => None,
         }
     }

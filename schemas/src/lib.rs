@@ -15,6 +15,7 @@
 //! | [`manifest`] | the description of a cache and the digest over all of it |
 //! | [`error`] | typed errors with a hint on what to do next |
 
+#![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(

@@ -205,6 +205,15 @@ impl Manifest {
     }
 
     fn read(path: &Path) -> Result<Self, Error> {
+        let text = fs::read(path).map_err(|source| Error::io(path, "read", source))?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads a manifest from the JSON that stands at `path`.
+    ///
+    /// # Errors
+    /// [`Error::FormatVersion`]; [`Error::InvalidManifest`].
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Version {
             format_version: u32,
@@ -213,9 +222,8 @@ impl Manifest {
             path: path.to_owned(),
             problem,
         };
-        let text = fs::read_to_string(path).map_err(|source| Error::io(path, "read", source))?;
         let Version { format_version } =
-            serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+            serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
         if format_version != FORMAT_VERSION {
             return Err(Error::FormatVersion {
                 path: path.to_owned(),
@@ -224,7 +232,7 @@ impl Manifest {
             });
         }
         let manifest: Self =
-            serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+            serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
         if let CacheState::Frozen { digest, shards, .. } = &manifest.state {
             let computed = manifest.content_digest(shards);
             if computed != *digest {
@@ -270,7 +278,11 @@ fn frozen_file(digest: &Sha256Digest) -> String {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let folder: PathBuf = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+        // A name of its own, so that whoever holds the folder's lock can tell what a writer that died left behind.
+        let mut file = tempfile::Builder::new()
+            .prefix(".manifest-")
+            .suffix(".tmp")
+            .tempfile_in(&folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         make_readable(file.as_file())?;

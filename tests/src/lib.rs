@@ -1,6 +1,8 @@
 //! What the end-to-end suite shares: where the repository and the binaries are, a server that keeps a log, and the
 //! generator of the bundled data set.
 
+#![forbid(unsafe_code)]
+
 pub mod scenes;
 pub mod server;
 

@@ -10,14 +10,17 @@ use schemas::{Manifest, SignalValue};
 use super::{describe_signal, runtime, warn_of_skipped};
 use crate::cache::{check_same_source, keys_of};
 use crate::cli::{ConfigArgs, print};
-use crate::config::Config;
+use crate::config::{CacheConfig, Config};
 use crate::error::{Error, Status};
 use crate::journal::{Replay, list_segments};
 use crate::pipeline::{expected_manifest, new_manifest, teacher_section};
 use crate::plan::{Plan, Survey};
 use crate::progress::{human_bytes, human_time};
 use crate::stop::Stop;
-use crate::teacher::{self, Reply, Teacher};
+use crate::teacher::{self, ErrorClass, Reply, Teacher, TeacherError};
+
+/// Rows that are asked about before the teacher is given up; each request costs.
+const MAX_ROWS: usize = 5;
 
 /// Bytes of a row besides its signals: id, draw and provenance.
 const ROW_BYTES: u64 = 48;
@@ -36,15 +39,11 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
     let survey = look_at_cache(&folder, &plan, &teacher, &config)?;
     warn_of_skipped(&survey);
 
-    let example = survey
-        .first_missing
-        .first()
-        .or(survey.first.as_ref())
-        .expect("a survey has a row");
-    let asked = Instant::now();
-    let reply = runtime()?.block_on(teacher.query(example))?;
-    let latency = asked.elapsed();
-    let manifest = new_manifest(&plan, teacher.describe(), &reply, &config.cache)?;
+    let Answer {
+        reply,
+        manifest,
+        latency,
+    } = runtime()?.block_on(ask(&plan, teacher.as_ref(), &config.cache, &survey))?;
 
     let in_flight = run_config
         .concurrency
@@ -81,8 +80,45 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
         ),
         ("time", describe_time(time, latency, in_flight)),
     ]);
-    print(&lines);
+    print(&lines)?;
     Ok(Status::Done)
+}
+
+struct Answer {
+    reply: Reply,
+    manifest: Manifest,
+    latency: Duration,
+}
+
+/// Asks about one row; about the next one where it is the row that the teacher cannot answer.
+async fn ask(
+    plan: &Plan,
+    teacher: &dyn Teacher,
+    cache: &CacheConfig,
+    survey: &Survey,
+) -> Result<Answer, TeacherError> {
+    let mut rows = survey.first_missing.iter().take(MAX_ROWS);
+    let mut row = rows
+        .next()
+        .or(survey.first.as_ref())
+        .expect("a survey has a row");
+    loop {
+        let asked = Instant::now();
+        let answer = teacher.query(row).await.and_then(|reply| {
+            Ok(Answer {
+                latency: asked.elapsed(),
+                manifest: new_manifest(plan, teacher.describe(), &reply, cache)?,
+                reply,
+            })
+        });
+        match (answer, rows.next()) {
+            (Err(error), Some(next)) if error.class == ErrorClass::Deterministic => {
+                tracing::warn!("row {} failed, asking about the next: {error}", row.id);
+                row = next;
+            }
+            (answer, _) => return answer,
+        }
+    }
 }
 
 fn describe_time(time: Duration, latency: Duration, in_flight: usize) -> String {

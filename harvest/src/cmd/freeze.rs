@@ -21,6 +21,7 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
         cache.recover(replays)?;
     }
     let audit = Audit::of(&folder, plan.as_ref())?;
+    let of_shards = audit.hint();
     let mut problems = audit.problems;
     let mut hint = None;
     if audit.num_rows == 0 {
@@ -39,6 +40,12 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
         ),
         Some(survey) => {
             warn_of_skipped(survey);
+            if survey.num_extra > 0 {
+                tracing::warn!(
+                    "{} rows are frozen that the data set does not have",
+                    survey.num_extra
+                );
+            }
             if survey.num_missing > 0 && !args.allow_missing {
                 problems.push(describe_missing(survey));
                 hint = Some(
@@ -51,7 +58,8 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
         return Err(Error::NotFit {
             path: folder,
             problems,
-            hint,
+            // Nothing is asked for as long as a shard that cannot be read stands for its rows.
+            hint: of_shards.or(hint),
         });
     }
     let mut manifest = audit.manifest;
@@ -64,6 +72,6 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
         ("rows", audit.num_rows.to_string()),
         ("shards", audit.shards.len().to_string()),
         ("digest", digest.to_string()),
-    ]);
+    ])?;
     Ok(Status::Done)
 }

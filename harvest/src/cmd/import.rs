@@ -31,6 +31,6 @@ pub fn run(args: &ImportArgs) -> Result<Status, Error> {
         ("there", summary.num_known.to_string()),
         ("imported", summary.num_imported.to_string()),
         ("extra", summary.num_extra.to_string()),
-    ]);
+    ])?;
     Ok(Status::Done)
 }

@@ -64,11 +64,13 @@ fn describe_signal(signal: &SignalSpec) -> String {
 }
 
 fn warn_of_skipped(survey: &Survey) {
-    if !survey.skipped.is_empty() {
+    if survey.num_skipped > 0 {
+        let is_cut = survey.num_skipped > survey.skipped.len() as u64;
         tracing::warn!(
-            "skipped {} bad rows: {}",
-            survey.skipped.len(),
-            survey.skipped.join("; ")
+            "skipped {} bad rows: {}{}",
+            survey.num_skipped,
+            survey.skipped.join("; "),
+            if is_cut { "; ..." } else { "" }
         );
     }
 }

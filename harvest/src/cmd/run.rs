@@ -30,8 +30,10 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
         pipeline::run(plan, teacher, &config.cache, run_config, cache, stop).await
     })?;
     warn_of_skipped(&summary.survey);
-    let left = summary.survey.num_missing - summary.num_committed - summary.num_failed;
-    print(&[
+    // A data set that changes during the run can have more rows than the survey found.
+    let settled = summary.num_committed + summary.num_failed;
+    let left = summary.survey.num_missing.saturating_sub(settled);
+    let printed = print(&[
         ("rows", summary.survey.num_wanted.to_string()),
         ("recovered", summary.num_recovered.to_string()),
         ("committed", summary.num_committed.to_string()),
@@ -39,6 +41,7 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
         ("left", left.to_string()),
     ]);
     list_failures(&config.cache_folder(), &summary);
+    printed?;
     end(summary)
 }
 

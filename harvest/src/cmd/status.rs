@@ -3,7 +3,7 @@
 use schemas::shard::list_shards;
 use schemas::{CacheState, Manifest};
 
-use super::{Target, describe_signal};
+use super::{Target, describe_signal, warn_of_skipped};
 use crate::audit::num_journalled;
 use crate::cache::keys_of;
 use crate::cli::{TargetArgs, print};
@@ -54,9 +54,10 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
     lines.extend(digest.map(|digest| ("digest", digest.to_string())));
     if let Some(plan) = plan {
         let survey = plan.survey(&keys)?;
+        warn_of_skipped(&survey);
         lines.push(("missing", survey.num_missing.to_string()));
         lines.push(("extra", survey.num_extra.to_string()));
     }
-    print(&lines);
+    print(&lines)?;
     Ok(Status::Done)
 }

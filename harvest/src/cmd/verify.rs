@@ -17,6 +17,7 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
         ("journalled", audit.num_journalled.to_string()),
         ("shards", audit.shards.len().to_string()),
     ];
+    let hint = audit.hint();
     let mut problems = audit.problems;
     if let Some(survey) = &audit.coverage {
         warn_of_skipped(survey);
@@ -33,10 +34,14 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
             .digest()
             .map(|digest| ("digest", digest.to_string())),
     );
-    print(&lines);
-    for problem in &problems {
-        complain(problem, None);
+    let printed = print(&lines);
+    if let Some((last, others)) = problems.split_last() {
+        for problem in others {
+            complain(problem, None);
+        }
+        complain(last, hint.as_deref());
     }
+    printed?;
     Ok(if problems.is_empty() {
         Status::Done
     } else {

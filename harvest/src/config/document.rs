@@ -144,14 +144,13 @@ impl Document<'_> {
     }
 }
 
-/// Serde repeats a text of the wrong type in its message; it could be a secret in the wrong place.
+/// Serde repeats a value that it refuses; it could be a secret in the wrong place.
 fn without_value(message: &str) -> String {
-    for kind in ["string", "value: string"] {
-        let start = format!("invalid type: {kind} \"");
-        if let Some(rest) = message.strip_prefix(&start)
-            && let Some((_, expected)) = rest.rsplit_once("\", expected ")
+    for start in ["invalid type", "invalid value", "unknown variant"] {
+        if message.starts_with(start)
+            && let Some((_, expected)) = message.rsplit_once(", expected ")
         {
-            return format!("invalid type: a text, expected {expected}");
+            return format!("{start}, expected {expected}");
         }
     }
     message.to_owned()

@@ -101,11 +101,11 @@ fn refusals_name_line_and_key() {
         ),
         (
             "[teacher]\nkind = \"oracle\"\n",
-            "a.toml:6: `teacher.kind`: unknown variant `oracle`, expected `sketch` or `embeddings`",
+            "a.toml:6: `teacher.kind`: unknown variant, expected `sketch` or `embeddings`",
         ),
         (
             "[teacher]\nkind = \"sketch\"\n[run]\ndraws = 0\n",
-            "a.toml:8: `run.draws`: invalid value: integer `0`, expected a nonzero u32",
+            "a.toml:8: `run.draws`: invalid value, expected a nonzero u32",
         ),
         (
             "[teacher]\nkind = \"embeddings\"\nurl = \"ftp://a\"\nmodel = \"m\"\n",
@@ -114,6 +114,10 @@ fn refusals_name_line_and_key() {
         (
             "[teacher]\nkind = \"embeddings\"\nurl = \"http://a:b@c/v1\"\nmodel = \"m\"\n",
             "a.toml:7: `teacher.url`: an address carries no user or password: name a variable in `api_key_env`",
+        ),
+        (
+            "[teacher]\nkind = \"embeddings\"\nurl = \"http://a/v1?key=b\"\nmodel = \"m\"\n",
+            "a.toml:7: `teacher.url`: an address carries no query or fragment: name a variable for a key in `api_key_env`",
         ),
         (
             "[teacher]\nkind = \"embeddings\"\nurl = \"http://a\"\n",
@@ -146,9 +150,27 @@ fn a_secret_in_the_wrong_place_is_never_repeated() {
         "api_key_env = \"sk-SECRET\"",
         "timeout_seconds = \"sk-SECRET\"",
         "dimensions = \"sk-SECRET\"",
+        "encoding = \"sk-SECRET\"",
+        "encoding = \"sk-SECRET`, expected SECRET\"",
+        "prompt = 5550123\nencoding = \"sk-SECRET\"",
+        "[run]\ndraws = -5550123",
+        "[run]\nsplits = \"sk-SECRET\"",
     ] {
         let section =
             format!("[teacher]\nkind = \"embeddings\"\nurl = \"http://a\"\nmodel = \"m\"\n{key}\n");
+        let refusal = read(&format!("{DATASET_AND_CACHE}{section}")).unwrap_err();
+        assert!(
+            !refusal.contains("SECRET") && !refusal.contains("555"),
+            "{refusal}"
+        );
+    }
+    for address in [
+        "http://a/v1?key=sk-SECRET",
+        "http://a/v1#sk-SECRET",
+        "sk-SECRET",
+    ] {
+        let section =
+            format!("[teacher]\nkind = \"embeddings\"\nurl = \"{address}\"\nmodel = \"m\"\n");
         let refusal = read(&format!("{DATASET_AND_CACHE}{section}")).unwrap_err();
         assert!(!refusal.contains("SECRET"), "{refusal}");
     }

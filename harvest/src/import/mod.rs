@@ -45,13 +45,13 @@ pub fn run(
     match source {
         ImportConfig::Npy(npy) => {
             let settings = serde_json::json!({"source": "npy"});
-            let sink = Sink::new(cache, plan, &config.cache, &npy.model, settings);
+            let sink = Sink::new(cache, plan, &config.cache, &npy.model, settings)?;
             npy_folder::import(&config.base.join(&npy.path), npy, plan, sink)
         }
         ImportConfig::Parquet(table) => {
             let settings =
                 serde_json::json!({"source": "parquet", "feature_column": table.feature_column});
-            let sink = Sink::new(cache, plan, &config.cache, &table.model, settings);
+            let sink = Sink::new(cache, plan, &config.cache, &table.model, settings)?;
             parquet::import(&config.base.join(&table.path), table, plan, sink)
         }
     }
@@ -65,8 +65,9 @@ struct Missing {
 }
 
 impl Missing {
-    fn add(&mut self, name: impl FnOnce() -> String) {
-        self.num += 1;
+    /// Adds `num` examples that share the feature `name`.
+    fn add(&mut self, num: u64, name: impl FnOnce() -> String) {
+        self.num += num;
         if self.first.len() < NUM_LISTED {
             self.first.push(name());
         }

@@ -32,7 +32,7 @@ pub(super) fn import(
             } else if is_there {
                 wanted.push((example.id(), file));
             } else {
-                missing.add(|| file.display().to_string());
+                missing.add(1, || file.display().to_string());
             }
         }
     }

@@ -1,11 +1,12 @@
 //! A Parquet file with an id column and a column of vectors.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use parquet::arrow::ProjectionMask;
@@ -29,16 +30,14 @@ pub(super) fn import(
 ) -> Result<ImportSummary, Error> {
     let table = Table { path, config };
     let wanted = plan.by_key(config.id_field.as_deref())?;
+    // Equal fields make equal ids, so no id is under two keys.
+    let ids = || wanted.values().flatten();
     let mut summary = ImportSummary {
-        num_extra: table.check(&wanted, &sink)?,
+        num_examples: ids().count() as u64,
+        num_known: ids().filter(|&&id| sink.known().contains(&(id, 0))).count() as u64,
         ..ImportSummary::default()
     };
-    let ids: HashSet<ExampleId> = wanted.values().flatten().copied().collect();
-    summary.num_examples = ids.len() as u64;
-    summary.num_known = ids
-        .iter()
-        .filter(|&&id| sink.known().contains(&(id, 0)))
-        .count() as u64;
+    summary.num_extra = table.check(&wanted, summary.num_examples, &sink)?;
     for batch in table.batches(&[&config.id_column, &config.feature_column])? {
         let batch = batch.map_err(|error| table.bad(error.to_string()))?;
         let keys = table.keys(&batch)?;
@@ -71,35 +70,59 @@ impl Table<'_> {
         }
     }
 
-    /// Reads the ids alone: every example must have one row, no id two. Returns the number of rows nobody wants.
+    /// Reads everything once before anything is written: every example must have one row with a feature, no id two.
+    /// Returns the number of rows nobody wants.
     fn check(
         &self,
         wanted: &BTreeMap<String, Vec<ExampleId>>,
+        num_examples: u64,
         sink: &Sink<'_>,
     ) -> Result<u64, Error> {
-        let mut found: HashSet<String> = HashSet::new();
+        // Whether the row has a feature or a null, by id.
+        let mut found: HashMap<String, bool> = HashMap::new();
         let mut num_extra = 0;
-        for batch in self.batches(&[&self.config.id_column])? {
-            for key in self.keys(&batch.map_err(|error| self.bad(error.to_string()))?)? {
+        for batch in self.batches(&[&self.config.id_column, &self.config.feature_column])? {
+            let batch = batch.map_err(|error| self.bad(error.to_string()))?;
+            let features = self.features(&batch);
+            for (row, key) in self.keys(&batch)?.into_iter().enumerate() {
                 if !wanted.contains_key(&key) {
                     num_extra += 1;
-                } else if let Some(repeated) = found.replace(key) {
-                    return Err(self.bad(format!(
-                        "two rows have the id `{}`",
-                        shorten(&repeated, MAX_KEY_CHARS)
-                    )));
+                    continue;
+                }
+                match found.entry(key) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(features.is_valid(row));
+                    }
+                    Entry::Occupied(entry) => {
+                        let key = shorten(entry.key(), MAX_KEY_CHARS);
+                        return Err(self.bad(format!("two rows have the id `{key}`")));
+                    }
                 }
             }
         }
         let mut missing = Missing::default();
         for (key, ids) in wanted {
-            let is_known = ids.iter().all(|&id| sink.known().contains(&(id, 0)));
-            if !is_known && !found.contains(key) {
-                missing.add(|| shorten(key, MAX_KEY_CHARS));
+            let is_unknown = |id: &&ExampleId| !sink.known().contains(&(**id, 0));
+            let num_unknown = ids.iter().filter(is_unknown).count() as u64;
+            let what = match found.get(key) {
+                Some(true) => continue,
+                Some(false) => " (null)",
+                None => "",
+            };
+            if num_unknown > 0 {
+                missing.add(num_unknown, || {
+                    format!("{}{what}", shorten(key, MAX_KEY_CHARS))
+                });
             }
         }
-        missing.refuse(self.path, wanted.len() as u64)?;
+        missing.refuse(self.path, num_examples)?;
         Ok(num_extra)
+    }
+
+    fn features<'a>(&self, batch: &'a RecordBatch) -> &'a ArrayRef {
+        batch
+            .column_by_name(&self.config.feature_column)
+            .expect("the projection holds it")
     }
 
     fn batches(&self, columns: &[&String]) -> Result<ParquetRecordBatchReader, Error> {
@@ -146,7 +169,7 @@ impl Table<'_> {
 
     fn vectors(&self, batch: &RecordBatch) -> Result<Vec<Option<Vec<f32>>>, Error> {
         let name = &self.config.feature_column;
-        let column = batch.column_by_name(name).expect("the projection holds it");
+        let column = self.features(batch);
         let is_list_of_floats = match column.data_type() {
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
                 item.data_type().is_floating()

@@ -28,19 +28,23 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
+    /// A sink into `cache`.
+    ///
+    /// # Errors
+    /// [`Error::DifferentSource`] where the cache came from elsewhere, even if there is nothing to add.
     pub(super) fn new(
         cache: Cache,
         plan: &'a Plan,
         config: &'a CacheConfig,
         model: &str,
         settings: serde_json::Value,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let teacher = TeacherIdentity {
             kind: "import".into(),
             model: model.to_owned(),
             settings,
         };
-        Self {
+        let sink = Self {
             cache,
             plan,
             config,
@@ -48,7 +52,13 @@ impl<'a> Sink<'a> {
             manifest: None,
             rows: Vec::new(),
             num_imported: 0,
+        };
+        if let Some(cached) = sink.cache.manifest() {
+            let signal = cached.signal(SIGNAL).and_then(SignalSpec::vector);
+            // The width is compared once a feature shows it.
+            sink.begin(signal.map_or(1, |(width, _)| width), sink.cache.folder())?;
         }
+        Ok(sink)
     }
 
     /// Rows that the cache had before this import.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::{Manifest, TeacherRecord};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use super::open_shard::OpenShard;
@@ -15,7 +15,7 @@ use crate::cache::{Cache, publish};
 use crate::error::Error;
 use crate::failures::{Failure, Failures};
 use crate::journal::Segment;
-use crate::plan::Pending;
+use crate::plan::{NUM_LISTED, Pending};
 use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::teacher::{ErrorClass, Request, Teacher, TeacherError};
@@ -23,8 +23,9 @@ use crate::teacher::{ErrorClass, Request, Teacher, TeacherError};
 /// Time between two synchronisations of the journal: what a power cut can cost at most.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A run gives up once this many rows failed and none succeeded.
-const MAX_FAILED_AT_START: u64 = 20;
+/// A run into a cache without any reply gives up once this many rows failed. A survey lists as many, so the first
+/// reply is sought among them.
+const MAX_FAILED_AT_START: u64 = NUM_LISTED as u64;
 
 /// Shards that are open or being written at a time.
 const MAX_OPEN_SHARDS: usize = 2;
@@ -57,7 +58,10 @@ pub(super) struct Driver {
     failures: Failures,
     progress: Progress,
     summary: Summary,
+    /// Replies that the cache has, those of earlier runs included.
     num_answered: u64,
+    /// The first error that ends the run.
+    fatal: Option<Error>,
 }
 
 impl Driver {
@@ -66,12 +70,15 @@ impl Driver {
         manifest: Manifest,
         teacher: Arc<dyn Teacher>,
         rows_per_shard: usize,
+        failures: Failures,
         summary: Summary,
-    ) -> Result<Self, Error> {
-        Ok(Self {
+    ) -> Self {
+        let survey = &summary.survey;
+        Self {
             folder: cache.folder().to_owned(),
-            failures: Failures::start(cache.folder())?,
-            progress: Progress::new(summary.survey.num_missing),
+            progress: Progress::new(survey.num_missing - failures.num_failed()),
+            num_answered: survey.num_wanted - survey.num_missing,
+            failures,
             cache,
             manifest: Arc::new(manifest),
             teacher,
@@ -81,12 +88,12 @@ impl Driver {
             asking: JoinSet::new(),
             committing: JoinSet::new(),
             summary,
-            num_answered: 0,
-        })
+            fatal: None,
+        }
     }
 
     /// Runs until every request is settled and every shard committed. `first` is the reply to the first request,
-    /// where the probe has it already.
+    /// where the probe has it already. After an error nothing more is sent, but what is in flight is journalled.
     pub(super) async fn run(
         mut self,
         mut queue: Queue,
@@ -102,26 +109,47 @@ impl Driver {
             let has_room =
                 self.filling.is_some() || self.open.len() + self.committing.len() < MAX_OPEN_SHARDS;
             let may_send = accepting && has_room && self.asking.len() < concurrency;
-            tokio::select! {
+            let done = tokio::select! {
                 biased;
-                () = stop.requested(), if accepting => self.summary.ending = Ending::Stopped,
-                Some(answer) = self.asking.join_next() => self.settle(answer?)?,
-                Some(committed) = self.committing.join_next() => self.summary.num_committed += committed??,
-                _ = sync.tick() => self.sync().await?,
-                pending = queue.recv(), if may_send => match pending {
-                    Some(pending) => self.ask(pending?)?,
-                    None => accepting = false,
-                },
+                () = stop.requested(), if accepting => {
+                    self.summary.ending = Ending::Stopped;
+                    Ok(())
+                }
+                Some(answer) = self.asking.join_next() => self.answered(answer),
+                Some(committed) = self.committing.join_next() => self.committed(committed),
+                _ = sync.tick() => self.sync().await,
+                pending = queue.recv(), if may_send => {
+                    accepting = pending.is_some();
+                    pending.map_or(Ok(()), |pending| self.ask(pending?))
+                }
+            };
+            if let Err(error) = done {
+                self.fatal.get_or_insert(error);
+                // Rows that wait to be asked again need not be waited for.
+                stop.request();
             }
-            accepting &= self.summary.ending == Ending::Complete;
+            accepting &= self.summary.ending == Ending::Complete && self.fatal.is_none();
             if !accepting {
                 queue.close();
                 self.close();
             }
         }
-        self.summary.num_failed = self.failures.num_failed();
-        self.summary.first_failures = self.failures.into_first();
-        Ok(self.summary)
+        match self.fatal {
+            Some(error) => Err(error),
+            None => Ok(self.summary.with(self.failures)),
+        }
+    }
+
+    fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Error> {
+        self.settle(answer?)
+    }
+
+    fn committed(
+        &mut self,
+        num_rows: Result<Result<u64, schemas::Error>, JoinError>,
+    ) -> Result<(), Error> {
+        self.summary.num_committed += num_rows??;
+        Ok(())
     }
 
     /// Journals the reply that the probe brought before anything else, and opens the manifest for new rows.
@@ -134,7 +162,8 @@ impl Driver {
             let shard = self.shard()?;
             shard.segment().append(&record)?;
             shard.sent();
-            // The source hands out the request of the probe first, since both follow the order of the data set.
+            // The source hands out the request of the probe first, since both follow the order of the data set and
+            // the rows that failed before it are left out.
             let pending = queue
                 .recv()
                 .await
@@ -272,13 +301,8 @@ fn keep(
     manifest: &Manifest,
     segment: &Segment,
 ) -> Outcome {
-    let tries = reply.provenance.tries;
-    match record(&request, reply).fit(&manifest.signals) {
-        Err(error) => {
-            let mut error = TeacherError::new(ErrorClass::Deterministic, error.to_string());
-            error.tries = tries;
-            Outcome::Failed(request, error)
-        }
+    match record(&request, reply, manifest) {
+        Err(error) => Outcome::Failed(request, error),
         Ok(record) => match segment.append(&record) {
             Ok(()) => Outcome::Kept(record),
             Err(error) => Outcome::Lost(error.into()),

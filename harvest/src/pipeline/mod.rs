@@ -6,22 +6,25 @@
 
 mod driver;
 mod open_shard;
+mod probe;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use schemas::{Manifest, TeacherRecord};
 use tokio::sync::mpsc;
 
-use crate::cache::{Cache, check_same_source};
+use crate::cache::{Cache, Key, check_same_source};
 use crate::config::{CacheConfig, Config, ConfigError, RunConfig, Source};
 use crate::error::Error;
-use crate::failures::Failure;
+use crate::failures::{Failure, Failures};
 use crate::plan::{Pending, Plan, Survey};
 use crate::stop::Stop;
-use crate::teacher::{self, Description, Reply, Request, Teacher, TeacherError};
+use crate::teacher::{Description, ErrorClass, Reply, Request, Teacher, TeacherError};
 
 use driver::Driver;
+use probe::Probe;
 
 /// How a run ended.
 #[derive(Clone, PartialEq, Debug)]
@@ -51,6 +54,14 @@ pub struct Summary {
     pub num_failed: u64,
     /// The first twenty of them.
     pub first_failures: Vec<Failure>,
+}
+
+impl Summary {
+    fn with(mut self, failures: Failures) -> Self {
+        self.num_failed = failures.num_failed();
+        self.first_failures = failures.into_first();
+        self
+    }
 }
 
 /// The configured teacher, run section and cache section.
@@ -100,59 +111,62 @@ pub async fn run(
         first_failures: Vec::new(),
         survey,
     };
-    let Some(first) = summary.survey.first_missing.first().cloned() else {
+    if summary.survey.num_missing == 0 {
         return Ok(summary);
-    };
-    let (manifest, first_record) = match cache.manifest() {
-        Some(manifest) => (manifest.clone(), None),
-        None => match probe(&plan, teacher.as_ref(), cache_config, &first).await {
+    }
+    let mut failures = Failures::start(cache.folder())?;
+    let mut known = cache.take_known();
+    let (manifest, first) = if let Some(manifest) = cache.manifest() {
+        (manifest.clone(), None)
+    } else {
+        let probe = Probe {
+            plan: &plan,
+            teacher: teacher.as_ref(),
+            cache_config,
+            stop: &stop,
+        };
+        let found = probe
+            .first_reply(&summary.survey.first_missing, &mut failures, &mut known)
+            .await?;
+        match found {
             Ok((manifest, record)) => (manifest, Some(record)),
-            Err(Error::Teacher(error)) if error.class == teacher::ErrorClass::Interrupted => {
-                summary.ending = Ending::Stopped;
-                return Ok(summary);
+            Err(ending) => {
+                summary.ending = ending;
+                return Ok(summary.with(failures));
             }
-            Err(error) => return Err(error),
-        },
+        }
     };
     let concurrency = run_config
         .concurrency
         .get()
         .min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
-    let queue = start_source(plan, &mut cache, 2 * concurrency);
+    let queue = start_source(plan, known, 2 * concurrency);
     let driver = Driver::new(
         cache,
         manifest,
         teacher,
         cache_config.rows_per_shard.get(),
+        failures,
         summary,
-    )?;
-    driver.run(queue, concurrency, first_record, &stop).await
-}
-
-/// Asks about the first row, to see the widths of the signals. The reply is kept as that row's: it was paid for.
-async fn probe(
-    plan: &Plan,
-    teacher: &dyn Teacher,
-    cache_config: &CacheConfig,
-    request: &Request,
-) -> Result<(Manifest, TeacherRecord), Error> {
-    let reply = teacher.query(request).await?;
-    let manifest = new_manifest(plan, teacher.describe(), &reply, cache_config)?;
-    let record = record(request, reply).fit(&manifest.signals)?;
-    Ok((manifest, record))
+    );
+    driver.run(queue, concurrency, first, &stop).await
 }
 
 /// The manifest of a new cache, its signals as wide as `reply` shows them.
 ///
 /// # Errors
-/// [`Error::Teacher`] where the reply lacks a signal.
+/// A [`TeacherError`] where the reply lacks a signal.
 pub fn new_manifest(
     plan: &Plan,
     teacher: &Description,
     reply: &Reply,
     cache_config: &CacheConfig,
-) -> Result<Manifest, Error> {
-    let signals = teacher.specs(reply, cache_config.dtype)?;
+) -> Result<Manifest, TeacherError> {
+    let mut signals = teacher.specs(reply, cache_config.dtype);
+    if let Err(error) = &mut signals {
+        error.tries = reply.provenance.tries;
+    }
+    let signals = signals?;
     Ok(Manifest::new(
         teacher.identity.clone(),
         plan.identity().clone(),
@@ -191,25 +205,35 @@ pub fn expected_manifest(
     ))
 }
 
-fn record(request: &Request, reply: Reply) -> TeacherRecord {
+/// The row that a reply becomes in a cache with this manifest.
+fn record(
+    request: &Request,
+    reply: Reply,
+    manifest: &Manifest,
+) -> Result<TeacherRecord, TeacherError> {
     let Reply {
         signals,
         provenance,
     } = reply;
-    TeacherRecord {
+    let tries = provenance.tries;
+    let record = TeacherRecord {
         id: request.id,
         draw: request.draw,
         signals,
         provenance,
-    }
+    };
+    record.fit(&manifest.signals).map_err(|error| {
+        let mut error = TeacherError::new(ErrorClass::Deterministic, error.to_string());
+        error.tries = tries;
+        error
+    })
 }
 
 type Queue = mpsc::Receiver<Result<Pending, Error>>;
 
-/// Reads the data set on a thread of its own, as far ahead as the queue has room.
-fn start_source(plan: Arc<Plan>, cache: &mut Cache, room: usize) -> Queue {
+/// Reads the data set on a thread of its own, as far ahead as the queue has room; leaves out what is `known`.
+fn start_source(plan: Arc<Plan>, known: HashSet<Key>, room: usize) -> Queue {
     let (sender, receiver) = mpsc::channel(room);
-    let known = cache.take_known();
     tokio::task::spawn_blocking(move || {
         let sent = plan.each_pending(known, |pending| sender.blocking_send(Ok(pending)).is_ok());
         if let Err(error) = sent {

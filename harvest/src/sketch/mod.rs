@@ -60,7 +60,11 @@ pub fn draw(text: &str) -> Result<Picture, SketchError> {
         Predicate::Sized(size) => Extent::Sized(size),
     };
     let layout = Layout::solve(&scene, sentence)?;
-    Ok(Picture::of_claim(&scene, &layout, Claim { subject, extent }))
+    Ok(Picture::of_claim(
+        &scene,
+        &layout,
+        Claim { subject, extent },
+    ))
 }
 
 #[cfg(test)]

@@ -110,8 +110,13 @@ fn unreadable(body: &[u8], error: &serde_json::Error) -> TeacherError {
     use serde_json::error::Category;
     let text = String::from_utf8_lossy(&body[..body.len().min(2048)]);
     // Python writes these for values that JSON has no word for.
+    let lines = body.split_inclusive(|&byte| byte == b'\n');
+    let num_before: usize = lines
+        .take(error.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
     let near = body
-        .get(error.column().saturating_sub(10)..)
+        .get((num_before + error.column()).saturating_sub(10)..)
         .unwrap_or_default();
     let near = String::from_utf8_lossy(&near[..near.len().min(20)]).into_owned();
     if error.classify() == Category::Syntax && (near.contains("NaN") || near.contains("Infinity")) {
@@ -263,6 +268,10 @@ mod tests {
             ),
             (
                 r#"{"data":[{"embedding":[0,NaN]}]}"#,
+                "the reply holds a value that is not finite",
+            ),
+            (
+                "{\n  \"data\": [\n    {\n      \"embedding\": [\n        0,\n        NaN\n      ]\n    }\n  ]\n}",
                 "the reply holds a value that is not finite",
             ),
             (

@@ -17,10 +17,13 @@ use crate::secret::Secret;
 /// Largest reply that is read. A batch of 2,048 vectors of 1,024 JSON numbers stays below it.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 const MAX_REDIRECTS: usize = 5;
+/// Idle connections are closed before servers close theirs, commonly after 5 seconds: a request that meets the closing
+/// fails with a broken pipe.
+const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Characters of a server's message that are kept.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// The base address of an API, such as `https://api.openai.com/v1`.
+/// The base address of an API, such as `https://api.openai.com/v1`. It holds no secret.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct BaseUrl(Url);
@@ -38,22 +41,17 @@ impl TryFrom<String> for BaseUrl {
                 "an address carries no user or password: name a variable in `api_key_env`".into(),
             );
         }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("an address carries no query or fragment: name a variable for a key in `api_key_env`".into());
+        }
         Ok(Self(url))
     }
 }
 
-/// Without the query, which may hold a key.
 impl fmt::Debug for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.0))
+        f.write_str(self.0.as_str())
     }
-}
-
-fn printable(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
 }
 
 impl BaseUrl {
@@ -84,11 +82,11 @@ pub(super) struct Endpoint {
     key: Option<Secret>,
 }
 
-/// Without the client, which repeats its headers, and without the address's query, which may hold a key.
+/// Without the client, which repeats its headers.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
-            .field("url", &printable(&self.url))
+            .field("url", &self.url.as_str())
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
@@ -109,6 +107,7 @@ impl Endpoint {
         let url = base.endpoint(segments);
         let mut builder = Client::builder()
             .timeout(timeout)
+            .pool_idle_timeout(MAX_IDLE)
             .redirect(Policy::custom(same_origin_only))
             .user_agent(concat!("armada-harvest/", env!("CARGO_PKG_VERSION")));
         if let Some(key) = &key {
@@ -194,10 +193,7 @@ impl Endpoint {
         } else {
             causes(&error.without_url())
         };
-        TeacherError::new(
-            class,
-            self.redact(&format!("{}: {what}", printable(&self.url))),
-        )
+        TeacherError::new(class, self.redact(&format!("{}: {what}", self.url)))
     }
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, reply: &[u8]) -> TeacherError {
@@ -335,13 +331,10 @@ mod tests {
 
     #[test]
     fn no_debug_output_shows_a_secret() {
-        let base = BaseUrl::try_from("http://localhost:1/v1?key=sk-TOPSECRET".to_owned()).unwrap();
+        let base = BaseUrl::try_from("http://localhost:1/v1/".to_owned()).unwrap();
         let key = Some(Secret::new("sk-TOPSECRET"));
         let endpoint = Endpoint::new(&base, &["embeddings"], key, Duration::from_secs(1)).unwrap();
-        assert_eq!(
-            endpoint.url.as_str(),
-            "http://localhost:1/v1/embeddings?key=sk-TOPSECRET"
-        );
+        assert_eq!(endpoint.url.as_str(), "http://localhost:1/v1/embeddings");
         let refusal = endpoint.refused(
             StatusCode::UNAUTHORIZED,
             &HeaderMap::new(),

@@ -118,6 +118,27 @@ fn a_folder_of_npy_files_becomes_a_cache() {
 }
 
 #[test]
+fn a_full_cache_of_another_source_is_refused() {
+    let project = npy_project(&ALL);
+    run(&project).unwrap();
+    let files = project.files();
+    let other_dtype = "[cache]\npath = \"cache\"\ndtype = \"f16\"\n";
+    for (config, key) in [
+        (NPY.replace("sd-1-4", "sd-1-5"), "teacher.model"),
+        (PARQUET.to_owned(), "teacher.settings.feature_column"),
+        (format!("{other_dtype}{NPY}"), "signals.0.dtype"),
+    ] {
+        project.configure(&config);
+        let error = run(&project).unwrap_err();
+        assert!(
+            matches!(&error, Error::DifferentSource { key: found, .. } if found == key),
+            "{error}"
+        );
+    }
+    assert_eq!(project.files(), files);
+}
+
+#[test]
 fn missing_features_are_listed_and_nothing_is_written() {
     let project = npy_project(&ALL[..1]);
     let error = run(&project).unwrap_err();
@@ -204,6 +225,31 @@ fn parquet_is_joined_by_field() {
 }
 
 #[test]
+fn examples_that_share_a_feature_are_counted_one_by_one() {
+    let project = Project::new(
+        &TEXTS,
+        &format!("{PARQUET}id_column = \"key\"\nid_field = \"group\"\n"),
+    );
+    let task = std::fs::read_to_string(project.path("task.toml")).unwrap();
+    let task = task
+        .replace("[\"text\"]", "[\"text\", \"group\"]")
+        .replace("{text}", "{text} {group}");
+    std::fs::write(project.path("task.toml"), task).unwrap();
+    let row = |text: &str, group: &str| {
+        format!("{{\"text\": \"{text}\", \"group\": \"{group}\", \"label\": \"yes\"}}\n")
+    };
+    let rows = [row("one", "a"), row("two", "b"), row("three", "b")];
+    std::fs::write(project.path("train.jsonl"), rows.concat()).unwrap();
+    let keys = StringArray::from(vec!["a"]);
+    write_parquet(&project, Arc::new(keys), lists(&[[1.0, 1.5]]));
+    let error = run(&project).unwrap_err().to_string();
+    assert!(
+        error.starts_with("2 of 3 examples have no feature") && error.ends_with(": b"),
+        "{error}"
+    );
+}
+
+#[test]
 fn parquet_is_joined_by_example_id() {
     let project = Project::new(&TEXTS, &format!("{PARQUET}id_column = \"key\"\n"));
     let keys =
@@ -255,6 +301,15 @@ fn parquet_with_missing_repeated_or_unknown_parts_is_refused() {
             by_text
         ),
         "column `feature` holds Int64, no lists of floats"
+    );
+    let mut with_null = ListBuilder::new(Float64Builder::new());
+    for is_valid in [true, false] {
+        with_null.values().append_slice(&[1.0, 2.0]);
+        with_null.append(is_valid);
+    }
+    assert_eq!(
+        refusal(text(&["one", "two"]), Arc::new(with_null.finish()), by_text),
+        "three, two (null)"
     );
     let error = refusal(
         text(&["one", "two", "three"]),

@@ -1,7 +1,11 @@
 //! Runs over whole data sets: what is asked, kept, recovered and refused.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use axum::body::Body;
 use harvest::journal::Segment;
 use harvest::teacher::ErrorClass;
 use harvest::{Cache, Ending, Error, Stop};
@@ -160,23 +164,33 @@ async fn a_key_that_is_refused_on_the_way_stops_the_run_and_keeps_the_rest() {
     assert_eq!(server.calls().len(), 8);
 }
 
+/// Texts `row 0` ..
+fn rows(num_rows: usize) -> Vec<String> {
+    (0..num_rows)
+        .map(|number| format!("row {number}"))
+        .collect()
+}
+
+fn of(rows: &[String]) -> Vec<&str> {
+    rows.iter().map(String::as_str).collect()
+}
+
 #[tokio::test]
 async fn a_run_without_any_success_gives_up() {
-    let texts: Vec<String> = (0..200).map(|number| format!("row {number}")).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let first = "row 0";
-    let server = Server::start(move |call: &Call| {
-        if call.text == first {
-            good(call)
-        } else {
-            refusal(404, "", "gone")
-        }
+    let rows = rows(200);
+    let texts = of(&rows);
+    let server = Server::start(|call: &Call| match call.text.as_str() {
+        "row 0" if call.num_before == 0 => good(call),
+        _ => refusal(404, "", "gone"),
     })
     .await;
     let project = Project::with_server(&texts, &server, "");
-    // One row that succeeds first, so that the cache knows its width; in the second run every row fails.
+    // One row that succeeds first, so that the cache knows its width; then it is lost, and every row fails.
     project.write_texts(&texts[..1]);
     project.run().await.unwrap();
+    for shard in schemas::shard::list_shards(&project.cache()).unwrap() {
+        std::fs::remove_file(shard).unwrap();
+    }
     project.write_texts(&texts);
     let summary = project.run().await.unwrap();
     assert!(matches!(summary.ending, Ending::AllFailed(_)));
@@ -186,6 +200,108 @@ async fn a_run_without_any_success_gives_up() {
         summary.num_failed
     );
     assert!(server.calls().len() < 45);
+}
+
+#[tokio::test]
+async fn a_new_cache_without_any_success_gives_up() {
+    let server = Server::start(|_: &Call| refusal(404, "", "gone")).await;
+    let project = Project::with_server(&of(&rows(200)), &server, "");
+    let summary = project.run().await.unwrap();
+    assert!(
+        matches!(&summary.ending, Ending::AllFailed(error) if error.class == ErrorClass::Deterministic)
+    );
+    assert_eq!((summary.num_failed, server.calls().len()), (20, 20));
+    assert_eq!(project.files(), ["failures.jsonl"]);
+}
+
+#[tokio::test]
+async fn bad_rows_in_front_do_not_hold_up_a_cache_that_has_replies() {
+    let rows = rows(40);
+    let texts = of(&rows);
+    let is_bad = |text: &str| (1..31).contains(&text[4..].parse::<usize>().unwrap());
+    let server = Server::start(move |call: &Call| {
+        if is_bad(&call.text) {
+            refusal(400, "", "no")
+        } else {
+            good(call)
+        }
+    })
+    .await;
+    let project = Project::with_server(&texts[..1], &server, "");
+    project.run().await.unwrap();
+    project.write_texts(&texts);
+    let summary = project.run().await.unwrap();
+    assert_eq!(
+        (summary.ending, summary.num_failed, summary.num_committed),
+        (Ending::Complete, 30, 9)
+    );
+}
+
+#[tokio::test]
+async fn bad_rows_in_front_do_not_hold_up_a_new_cache() {
+    let server = Server::start(|call: &Call| match call.text.as_str() {
+        "one" => refusal(400, "", "no"),
+        // Too large for the stored type.
+        "two" => embedding(&json!([1.0, 1e6, 1.0])),
+        _ => good(call),
+    })
+    .await;
+    let project = Project::with_server(&TEXTS, &server, "");
+    let config = std::fs::read_to_string(project.path("harvest.toml")).unwrap();
+    std::fs::write(project.path("harvest.toml"), config.replace("f32", "f16")).unwrap();
+    let summary = project.run().await.unwrap();
+    assert_eq!(
+        (summary.ending, summary.num_failed, summary.num_committed),
+        (Ending::Complete, 2, 5)
+    );
+    assert!(server.calls().len() == 7 && server.counts().values().all(|&count| count == 1));
+    let failed: Vec<&str> = summary
+        .first_failures
+        .iter()
+        .map(|failure| failure.text.as_str())
+        .collect();
+    assert_eq!(failed, ["one", "two"]);
+    let ids: Vec<_> = project.records().iter().map(|record| record.id).collect();
+    assert_eq!(ids, [2, 3, 4, 5, 6].map(|index| id(TEXTS[index])));
+}
+
+/// A reply that comes after so many milliseconds.
+fn late(milliseconds: u64, call: &Call) -> axum::response::Response {
+    let value = json!({"data": [{"embedding": vector_of(&call.text)}]}).to_string();
+    let body = async move {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        Ok::<_, std::io::Error>(value)
+    };
+    reply(200, &[], Body::from_stream(futures::stream::once(body)))
+}
+
+#[tokio::test]
+async fn an_error_of_this_machine_keeps_what_is_in_flight() {
+    let list: Arc<OnceLock<PathBuf>> = Arc::default();
+    let blocked = Arc::clone(&list);
+    let server = Server::start(move |call: &Call| match call.text.as_str() {
+        "one" => good(call),
+        // The list of failures cannot be written any more.
+        "two" if call.num_before == 0 => {
+            std::fs::create_dir(blocked.get().unwrap()).unwrap();
+            embedding(&json!([1.0]))
+        }
+        _ => late(200, call),
+    })
+    .await;
+    let project = Project::with_server(&TEXTS, &server, "[run]\nconcurrency = 6\n");
+    list.set(project.cache().join("failures.jsonl")).unwrap();
+    assert!(matches!(
+        project.run().await,
+        Err(Error::Schemas(schemas::Error::Io { .. }))
+    ));
+    std::fs::remove_dir(list.get().unwrap()).unwrap();
+    let num_asked = server.calls().len();
+    let summary = project.run().await.unwrap();
+    assert_eq!(summary.ending, Ending::Complete);
+    assert_eq!(project.records().len(), 7);
+    // Only the row that failed, and those that had not been sent.
+    assert_eq!(server.calls().len(), num_asked + 1 + (7 - num_asked));
 }
 
 #[tokio::test]
@@ -299,6 +415,50 @@ async fn replies_of_a_run_that_died_are_committed_before_anything_is_asked() {
         "{:?}",
         project.files()
     );
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_kept_and_what_can_be_read_is_committed() {
+    let server = Server::start(good).await;
+    let (_finished, manifest, records) = finished(&server).await;
+    let project = Project::with_server(&TEXTS, &server, "");
+    std::fs::create_dir(project.cache()).unwrap();
+    let segment = Segment::create(&project.cache(), 4, &manifest).unwrap();
+    let journal = project.cache().join("part-000004.journal");
+    segment.append(&records[0]).unwrap();
+    let end = std::fs::metadata(&journal).unwrap().len() as usize;
+    segment.append(&records[1]).unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[end - 3] ^= 1;
+    std::fs::write(&journal, &bytes).unwrap();
+    let foreign = project.cache().join(".tmpabcdef");
+    std::fs::write(&foreign, "of another program").unwrap();
+    let left = project.cache().join(".manifest-abcdef.tmp");
+    std::fs::write(&left, "half a manifest").unwrap();
+
+    let summary = project.run().await.unwrap();
+    assert_eq!((summary.num_recovered, summary.num_committed), (1, 6));
+    assert_eq!(project.records().len(), 7);
+    let aside = project.cache().join("part-000004.journal.damaged");
+    assert_eq!(std::fs::read(aside).unwrap(), bytes);
+    assert!(!journal.exists() && foreign.exists() && !left.exists());
+}
+
+#[tokio::test]
+async fn a_journal_that_another_version_wrote_stays_as_it_is() {
+    let server = Server::start(good).await;
+    let (project, manifest, _) = finished(&server).await;
+    let json = serde_json::to_string(&manifest)
+        .unwrap()
+        .replace("\"format_version\":1", "\"format_version\":2");
+    let journal = project.cache().join("part-000009.journal");
+    let line = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+    std::fs::write(&journal, &line).unwrap();
+    assert!(matches!(
+        project.run().await,
+        Err(Error::Schemas(schemas::Error::FormatVersion { found: 2, path, .. })) if path == journal
+    ));
+    assert_eq!(std::fs::read_to_string(&journal).unwrap(), line);
 }
 
 #[tokio::test]
