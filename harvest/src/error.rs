@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::plan::NUM_LISTED;
 use crate::teacher::TeacherError;
 
 /// Why a command did not do what it was asked.
@@ -85,7 +86,7 @@ pub enum Error {
     },
     /// Examples for which there is no feature to import.
     #[error("{num_missing} of {num_examples} examples have no feature in `{}`: {}{}", path.display(), first.join(", "),
-        if *num_missing > first.len() as u64 { ", ..." } else { "" })]
+        if first.len() == NUM_LISTED && *num_missing > NUM_LISTED as u64 { ", ..." } else { "" })]
     MissingFeatures {
         /// What was imported.
         path: PathBuf,
@@ -93,7 +94,7 @@ pub enum Error {
         num_missing: u64,
         /// All examples.
         num_examples: u64,
-        /// The first twenty of them.
+        /// The first twenty features that are missing; several examples can share one.
         first: Vec<String>,
     },
     /// A file of features that cannot be used.
