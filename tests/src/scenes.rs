@@ -4,7 +4,7 @@
 //! which one entails the hypothesis and the other one excludes it. So which words occur, in the hypothesis alone or in
 //! the pair, says nothing about their label. The other half are *single* rows, in which the hypothesis either follows or
 //! speaks of something that the premise never mentions, so that words tell a part of the answer. Labels follow from the
-//! facts of the premise by logic alone ([`Knowledge`](knowledge::Knowledge)); the generator never looks at a picture.
+//! facts of the premise by logic alone (`knowledge.rs`); the generator never looks at a picture.
 
 mod knowledge;
 mod scene;
