@@ -8,8 +8,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use schemas::dataset::SkipBadRows;
 
+use crate::checkpoint::Checkpoint;
 use crate::cmd;
+use crate::config::Config;
 use crate::error::{Error, Status};
+use crate::model::Student;
+use crate::setup::Inference;
 
 /// Trains text-only student language models from a teacher cache.
 #[derive(Debug, Parser)]
@@ -55,6 +59,20 @@ pub struct StudentArguments {
     /// Which checkpoint.
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint: crate::checkpoint::Which,
+}
+
+impl StudentArguments {
+    /// Opens what inference needs and reads the student.
+    ///
+    /// # Errors
+    /// The configuration or the device cannot be opened, or the run's folder holds no such student.
+    pub fn open(&self, run: &RunArguments) -> Result<(Inference, Student, Checkpoint), Error> {
+        let config = Config::read(&run.config)?;
+        let folder = self.folder.clone().unwrap_or_else(|| config.output());
+        let inference = Inference::open(config, run.device)?;
+        let (student, checkpoint) = inference.student(&folder, self.checkpoint)?;
+        Ok((inference, student, checkpoint))
+    }
 }
 
 impl Cli {

@@ -5,11 +5,9 @@ use schemas::dataset::SkipBadRows;
 use serde_json::json;
 
 use crate::cli::{RunArguments, StudentArguments, print, tell_skipped};
-use crate::config::Config;
 use crate::data::Rows;
 use crate::error::{Error, Status};
 use crate::evaluate::metric_name;
-use crate::setup::Inference;
 
 /// The verb's command line.
 #[derive(Debug, clap::Args)]
@@ -32,14 +30,7 @@ impl Arguments {
     /// # Errors
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
-        let config = Config::read(&self.run.config)?;
-        let folder = self
-            .student
-            .folder
-            .clone()
-            .unwrap_or_else(|| config.output());
-        let inference = Inference::open(config, self.run.device)?;
-        let (student, checkpoint) = inference.student(&folder, self.student.checkpoint)?;
+        let (inference, student, checkpoint) = self.student.open(&self.run)?;
         let dataset = inference.config.run.dataset.open(inference.config.base())?;
         let configured = &inference.config.run.splits.validation;
         let split = self.split.map_or_else(|| configured.clone(), Split::new);

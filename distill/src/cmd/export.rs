@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::{RunArguments, StudentArguments};
-use crate::config::Config;
 use crate::error::{Error, Status};
-use crate::setup::Inference;
 use crate::student::save::save_pretrained;
 
 /// The verb's command line.
@@ -25,14 +23,7 @@ impl Arguments {
     /// # Errors
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
-        let config = Config::read(&self.run.config)?;
-        let folder = self
-            .student
-            .folder
-            .clone()
-            .unwrap_or_else(|| config.output());
-        let inference = Inference::open(config, self.run.device)?;
-        let (student, checkpoint) = inference.student(&folder, self.student.checkpoint)?;
+        let (inference, student, checkpoint) = self.student.open(&self.run)?;
         let head = student.classifier(inference.task.label());
         if inference.heads().relu_outputs {
             tracing::warn!(

@@ -11,11 +11,9 @@ use schemas::{Example, Split, Task};
 use serde_json::{Value, json};
 
 use crate::cli::{RunArguments, StudentArguments, print, tell_skipped};
-use crate::config::Config;
 use crate::data::Rows;
 use crate::error::{Error, Status};
 use crate::evaluate::Answer;
-use crate::setup::Inference;
 
 /// GLUE tasks whose submission names classes by number.
 const NUMBERED: [&str; 4] = ["cola", "sst2", "mrpc", "qqp"];
@@ -60,14 +58,7 @@ impl Arguments {
     /// # Errors
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
-        let config = Config::read(&self.run.config)?;
-        let folder = self
-            .student
-            .folder
-            .clone()
-            .unwrap_or_else(|| config.output());
-        let inference = Inference::open(config, self.run.device)?;
-        let (student, _) = inference.student(&folder, self.student.checkpoint)?;
+        let (inference, student, _) = self.student.open(&self.run)?;
         let configured = &inference.config.run.splits.test;
         let split = self.split.map_or_else(|| configured.clone(), Split::new);
         let examples = if let Some(path) = &self.input {
