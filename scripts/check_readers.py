@@ -1,5 +1,6 @@
 """Opens shards in the programs that people use, and checks that the values are right. See `check_readers`."""
 
+import datetime
 import hashlib
 import json
 import math
@@ -21,11 +22,13 @@ FIXTURE = pathlib.Path(__file__).parent.parent / "tests/fixtures/shard"
 
 
 def plain(value):
-    """Lists, numbers, text and hexadecimal digits, whatever a program hands out."""
+    """Lists, numbers, text and hexadecimal digits, whatever a program hands out; times are milliseconds since 1970."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, datetime.datetime):
+        return round(value.timestamp() * 1000)
     return bytes(value).hex() if isinstance(value, (bytes, bytearray, memoryview)) else value
 
 
