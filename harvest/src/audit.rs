@@ -1,15 +1,16 @@
 //! What `verify` and `freeze` check of a cache.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 
-use schemas::shard::list_shards;
-use schemas::{CacheState, Manifest, ShardEntry, ShardReader};
+use schemas::{CacheState, Manifest, ShardEntry};
 
-use crate::cache::{Key, check_same_source};
+use crate::cache::{Key, check_same_source, each_key};
 use crate::error::Error;
+use crate::failures::Failures;
 use crate::journal::{Replay, list_segments};
-use crate::plan::{Plan, Survey};
+use crate::place::Place;
+use crate::plan::Plan;
+use crate::survey::{Known, Survey};
 
 /// The state of a cache, every byte of it read.
 #[derive(Debug)]
@@ -20,57 +21,63 @@ pub struct Audit {
     pub shards: Vec<ShardEntry>,
     /// Rows in them.
     pub num_rows: u64,
-    /// Their keys.
-    pub keys: HashSet<Key>,
-    /// Replies that are only in the journal.
+    /// Replies that are only in the journals of this machine.
     pub num_journalled: u64,
+    /// Rows that failed.
+    pub num_failed: u64,
     /// Comparison with the data set, where one was given.
     pub coverage: Option<Survey>,
     /// What is wrong, one sentence each; missing rows are not among them.
     pub problems: Vec<String>,
     /// Shards whose content is not what was committed.
-    pub damaged: Vec<PathBuf>,
+    pub damaged: Vec<String>,
 }
 
 impl Audit {
-    /// Reads every shard of the cache in `folder` and compares digests, row counts and keys. A frozen cache is held
+    /// Reads every shard of the cache at `place` and compares digests, row counts and keys. A frozen cache is held
     /// to its manifest, an open one to the names of its shards. With a plan, the rows are compared with its data set.
     ///
     /// # Errors
     /// [`Error`] where there is no cache or the data set cannot be read; what is wrong with shards is among
     /// [`problems`](Self::problems).
-    pub fn of(folder: &Path, plan: Option<&Plan>) -> Result<Self, Error> {
-        let manifest = Manifest::open(folder)?;
+    pub fn of(place: &Place, plan: Option<&Plan>) -> Result<Self, Error> {
         let mut audit = Self {
-            manifest,
+            manifest: place.store.manifest()?,
             shards: Vec::new(),
             num_rows: 0,
-            keys: HashSet::new(),
             num_journalled: 0,
+            num_failed: 0,
             coverage: None,
             problems: Vec::new(),
             damaged: Vec::new(),
         };
-        let mut num_repeated = 0;
-        for path in audit.paths(folder)? {
-            match audit.shard(&path) {
-                Ok(num) => num_repeated += num,
-                Err(error) => {
-                    audit.problems.push(error.to_string());
-                    if is_damage(&error) {
-                        audit.damaged.push(path);
-                    }
+        let mut known = Known::default();
+        for name in audit.names(place)? {
+            if let Err(error) = audit.shard(place, &name, &mut known) {
+                audit.problems.push(error.to_string());
+                if is_damage(&error) {
+                    audit.damaged.push(format!("{}/{name}", place.store));
                 }
             }
         }
+        let (num_repeated, first) = known.repeated()?;
         if num_repeated > 0 {
-            audit
-                .problems
-                .push(format!("{num_repeated} rows are there more than once"));
+            let first: Vec<String> = first
+                .iter()
+                .map(|(id, draw)| format!("{id} draw {draw}"))
+                .collect();
+            audit.problems.push(format!(
+                "{num_repeated} rows are there more than once: {}",
+                first.join(", ")
+            ));
         }
         audit.check_frozen();
-        audit.num_journalled = num_journalled(folder, &audit.keys)?;
-        audit.coverage = plan.map(|plan| plan.survey(&audit.keys)).transpose()?;
+        audit.num_journalled = num_journalled(place)?;
+        for failed in failed_keys(place)? {
+            known.failed(failed)?;
+            audit.num_failed += 1;
+        }
+        audit.coverage = plan.map(|plan| plan.survey(&mut known)).transpose()?;
         Ok(audit)
     }
 
@@ -79,7 +86,7 @@ impl Audit {
         let paths: Vec<String> = self
             .damaged
             .iter()
-            .map(|path| format!("`{}`", path.display()))
+            .map(|name| format!("`{name}`"))
             .collect();
         (!paths.is_empty()).then(|| {
             format!(
@@ -89,26 +96,22 @@ impl Audit {
         })
     }
 
-    /// Shards that count: those of the manifest where it is frozen, those of the folder where it is open.
-    fn paths(&mut self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
-        let present = list_shards(folder)?;
+    /// Shards that count: those of the manifest where it is frozen, those of the store where it is open.
+    fn names(&self, place: &Place) -> Result<Vec<String>, Error> {
+        let present = place.store.shards()?;
         let CacheState::Frozen { shards, .. } = self.manifest.state() else {
             return Ok(present);
         };
-        let listed: Vec<PathBuf> = shards
-            .iter()
-            .map(|entry| folder.join(&entry.file))
-            .collect();
-        for path in present.iter().filter(|path| !listed.contains(path)) {
-            tracing::warn!("`{}` is not part of the frozen cache", path.display());
+        let listed: Vec<String> = shards.iter().map(|entry| entry.file.clone()).collect();
+        for name in present.iter().filter(|name| !listed.contains(name)) {
+            tracing::warn!("`{name}` is not part of the frozen cache");
         }
         Ok(listed)
     }
 
-    /// Reads one shard; returns how many of its keys were there before.
-    fn shard(&mut self, path: &Path) -> Result<u64, Error> {
-        let reader = ShardReader::open_unverified(path)?;
-        check_same_source(path, reader.manifest(), &self.manifest)?;
+    fn shard(&mut self, place: &Place, name: &str, known: &mut Known) -> Result<(), Error> {
+        let reader = place.store.open_shard(name)?;
+        check_same_source(name, reader.manifest(), &self.manifest)?;
         let entry = reader.entry()?;
         if !entry
             .file
@@ -121,7 +124,7 @@ impl Audit {
                 .unwrap_or_default()
                 .trim_end_matches(".parquet");
             return Err(schemas::Error::CorruptShard {
-                path: path.to_owned(),
+                path: name.into(),
                 found: entry.sha256,
                 expected: format!("sha256:{expected}..."),
             }
@@ -135,16 +138,17 @@ impl Audit {
                 entry.num_rows
             );
             return Err(schemas::Error::InvalidShard {
-                path: path.to_owned(),
+                path: name.into(),
                 problem,
             }
             .into());
         }
-        let before = self.keys.len() as u64;
-        self.keys.extend(keys);
+        for key in keys {
+            known.committed(key)?;
+        }
         self.num_rows += entry.num_rows;
         self.shards.push(entry);
-        Ok(num_keys - (self.keys.len() as u64 - before))
+        Ok(())
     }
 
     fn check_frozen(&mut self) {
@@ -164,23 +168,45 @@ fn is_damage(error: &Error) -> bool {
     )
 }
 
-/// Replies in the journal of `folder` whose keys are not `committed`.
+/// Replies in the journals of this machine that no shard has.
 ///
 /// # Errors
 /// As [`Replay::read`].
-pub(crate) fn num_journalled(
-    folder: &Path,
-    committed: &HashSet<Key>,
-) -> Result<u64, schemas::Error> {
-    let mut keys: HashSet<Key> = HashSet::new();
-    for path in list_segments(folder)? {
-        let records = Replay::read(&path)?.records;
-        keys.extend(
-            records
-                .iter()
-                .map(|record| (record.id, record.draw))
-                .filter(|key| !committed.contains(key)),
-        );
+pub(crate) fn num_journalled(place: &Place) -> Result<u64, Error> {
+    let mut keys = journalled(place)?;
+    if !keys.is_empty() {
+        each_key(place, |key| {
+            keys.remove(&key);
+            Ok(())
+        })?;
     }
     Ok(keys.len() as u64)
+}
+
+/// Keys in the journals of this machine.
+pub(crate) fn journalled(place: &Place) -> Result<HashSet<Key>, Error> {
+    let mut keys = HashSet::new();
+    let mut folders = place.slice_folders()?;
+    if place.work.is_dir() {
+        folders.push(place.work.clone());
+    }
+    for folder in folders {
+        for path in list_segments(&folder)? {
+            let records = Replay::read(&path)?.records;
+            keys.extend(records.into_iter().map(|(key, _)| key));
+        }
+    }
+    Ok(keys)
+}
+
+/// Rows on all lists of failures that no shard has.
+fn failed_keys(place: &Place) -> Result<HashSet<Key>, Error> {
+    let mut keys: HashSet<Key> = Failures::of_all_workers(place)?.into_iter().collect();
+    if !keys.is_empty() {
+        each_key(place, |key| {
+            keys.remove(&key);
+            Ok(())
+        })?;
+    }
+    Ok(keys)
 }

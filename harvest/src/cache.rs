@@ -1,69 +1,91 @@
-//! A cache folder that this process writes: lock, committed shards, recovery of the journal.
+//! A cache that this process writes: lock, committed shards, recovery of the journal.
 
 use std::collections::HashSet;
 use std::fs::{DirEntry, File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use schemas::shard::list_shards;
-use schemas::{ExampleId, Manifest, ShardEntry, ShardReader, ShardWriter, TeacherRecord};
+use schemas::{ExampleId, Manifest, ShardWriter, TeacherRecord};
 
+use crate::config::CacheConfig;
 use crate::error::Error;
+use crate::failures::Failures;
 use crate::journal::{self, Replay, list_segments};
+use crate::lease::Lease;
+use crate::parts::Parts;
+use crate::pipeline::expected_manifest;
+use crate::place::Place;
+use crate::plan::Plan;
+use crate::reserve;
+use crate::slice::Slice;
+use crate::stop::Stop;
+use crate::survey::Known;
+use crate::teacher::Description;
 
 /// What a reply is for: an example and a draw.
 pub type Key = (ExampleId, u32);
 
 const LOCK_FILE: &str = ".lock";
+/// What the lock files of slices start with; their total follows.
+const TOTAL_LOCK: &str = ".lock-of-";
 
-/// Rows handed to the shard writer at a time.
-const ROWS_PER_WRITE: usize = 1024;
+/// A worker that is silent for this long has died, and another may take its place.
+const LEASE_LIFETIME: Duration = Duration::from_secs(90);
 
-/// A cache folder, locked against other writers for as long as this value lives.
+/// Rows handed to the shard writer at a time, at most.
+const ROWS_PER_WRITE: usize = 256;
+/// Bytes of signals handed to it at a time, about.
+const BYTES_PER_WRITE: usize = 4 << 20;
+
+/// A cache, locked against other writers for as long as this value lives.
 #[derive(Debug)]
 pub struct Cache {
-    folder: PathBuf,
-    _lock: File,
+    place: Place,
+    _locks: Vec<File>,
     manifest: Option<Manifest>,
-    known: HashSet<Key>,
+    failures: Failures,
     next_number: u32,
 }
 
 impl Cache {
-    /// Locks the cache in `folder`, which is made where there is none, and reads which rows it has. Replies that are
-    /// only in the journal are left there until [`recover`](Self::recover).
+    /// Locks the cache at `place`, which is made where there is none. Replies that are only in the journal are left
+    /// there until [`recover`](Self::recover). A lease that is lost later requests `stop`.
     ///
     /// # Errors
-    /// [`Error::Locked`]; [`Error::Schemas`] where something in the folder cannot be read.
-    pub fn lock_or_create(folder: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| schemas::Error::io(folder, "create", source))?;
-        Self::lock(folder)
+    /// [`Error::Locked`]; [`Error::Schemas`] where something in it cannot be read.
+    pub fn lock_or_create(place: Place, stop: &Stop) -> Result<Self, Error> {
+        for folder in [Some(place.work.as_path()), place.store.local()]
+            .into_iter()
+            .flatten()
+        {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| schemas::Error::io(folder, "create", source))?;
+        }
+        Self::lock(place, stop)
     }
 
-    /// Locks the cache in `folder`, as [`lock_or_create`](Self::lock_or_create) does, but makes none.
+    /// Locks the cache at `place`, as [`lock_or_create`](Self::lock_or_create) does, but makes none.
     ///
     /// # Errors
     /// As [`lock_or_create`](Self::lock_or_create).
-    pub fn lock(folder: &Path) -> Result<Self, Error> {
-        let lock = take_lock(folder)?;
-        remove_leftovers(folder)?;
-        let manifest = match Manifest::open(folder) {
-            Ok(manifest) => Some(manifest),
-            Err(schemas::Error::NotACache { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
+    pub fn lock(place: Place, stop: &Stop) -> Result<Self, Error> {
+        let locks = take_locks(&place)?;
+        let mut place = place;
+        place.lease = Lease::take(&place.store, place.slice, LEASE_LIFETIME, stop)?.map(Arc::new);
+        remove_leftovers(&place)?;
         Ok(Self {
-            folder: folder.to_owned(),
-            _lock: lock,
-            manifest,
-            known: keys_of(&list_shards(folder)?)?,
-            next_number: next_number(folder)?,
+            manifest: read_manifest(&place)?,
+            failures: Failures::open(&place)?,
+            next_number: next_number(&place)?,
+            _locks: locks,
+            place,
         })
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// What the cache says of itself; `None` where it is new.
@@ -71,9 +93,49 @@ impl Cache {
         self.manifest.as_ref()
     }
 
-    /// Rows in committed shards.
-    pub fn known(&self) -> &HashSet<Key> {
-        &self.known
+    /// Checks that the cache is what a teacher and a plan make.
+    ///
+    /// # Errors
+    /// [`Error::DifferentSource`].
+    pub fn check_source(
+        &self,
+        plan: &Plan,
+        teacher: &Description,
+        config: &CacheConfig,
+    ) -> Result<(), Error> {
+        let Some(manifest) = &self.manifest else {
+            return Ok(());
+        };
+        let expected = expected_manifest(manifest, plan, teacher, config)?;
+        check_same_source(&self.place.store.location(), manifest, &expected)
+    }
+
+    /// Rows that failed.
+    pub fn failures(&mut self) -> &mut Failures {
+        &mut self.failures
+    }
+
+    /// Keys of committed rows, and of failed ones unless those are to be asked about again. Rows that are both are
+    /// taken off the list of failures.
+    ///
+    /// # Errors
+    /// [`Error::Schemas`] about the first shard that cannot be read.
+    pub fn known(&mut self, retry_failures: bool) -> Result<Known, Error> {
+        let mut known = Known::default();
+        let failures = &mut self.failures;
+        each_key(&self.place, |key| {
+            failures.resolve(&key);
+            known.committed(key)
+        })?;
+        if !retry_failures {
+            for key in Failures::of_all_workers(&self.place)? {
+                known.failed(key)?;
+            }
+            for key in self.failures.keys() {
+                known.failed(key)?;
+            }
+        }
+        Ok(known)
     }
 
     /// A shard number that is free; numbers only grow.
@@ -83,11 +145,6 @@ impl Cache {
         number
     }
 
-    /// Hands out the set of committed rows, for a reader of the data set to subtract and extend.
-    pub(crate) fn take_known(&mut self) -> HashSet<Key> {
-        std::mem::take(&mut self.known)
-    }
-
     /// Replies that a run which did not end left in the journal. Adopts the journal's description where the process
     /// died before it had written a manifest.
     ///
@@ -95,11 +152,15 @@ impl Cache {
     /// [`Error::DifferentSource`] where the journal is not of this cache.
     pub fn replay(&mut self) -> Result<Vec<Replay>, Error> {
         let mut replays = Vec::new();
-        for path in list_segments(&self.folder)? {
-            let mut replay = Replay::read(&path)?;
-            replay
-                .records
-                .retain(|record| !self.known.contains(&(record.id, record.draw)));
+        let mut segments = list_segments(&self.place.work)?;
+        if self.place.slice.is_none() {
+            // No slice is at work while the whole is locked: what one left behind is taken over.
+            for folder in self.place.slice_folders()? {
+                segments.extend(list_segments(&folder)?);
+            }
+        }
+        for path in segments {
+            let replay = Replay::read(&path)?;
             if replay.num_torn_bytes > 0 {
                 tracing::warn!(
                     "`{}`: left out {} bytes of an unfinished line",
@@ -108,35 +169,55 @@ impl Cache {
                 );
             }
             match (&self.manifest, &replay.manifest) {
-                (Some(ours), Some(theirs)) => check_same_source(&path, theirs, ours)?,
+                (Some(ours), Some(theirs)) => {
+                    check_same_source(&path.to_string_lossy(), theirs, ours)?;
+                }
                 (None, Some(theirs)) => self.manifest = Some(theirs.clone()),
                 (_, None) => {}
             }
             replays.push(replay);
         }
+        self.leave_committed(&mut replays)?;
         Ok(replays)
     }
 
-    /// Commits what [`replay`](Self::replay) found, one shard a segment, and removes the segments; damaged ones are set
-    /// aside. Returns how many rows there were.
+    /// Takes out replies that a shard has already: the process died between committing it and removing its segment.
+    fn leave_committed(&self, replays: &mut [Replay]) -> Result<(), Error> {
+        let records = replays.iter().flat_map(|replay| &replay.records);
+        let mut journalled: HashSet<Key> = records.map(|(key, _)| *key).collect();
+        if !journalled.is_empty() {
+            each_key(&self.place, |key| {
+                journalled.remove(&key);
+                Ok(())
+            })?;
+        }
+        for replay in replays {
+            // Removed when it is taken: a reply that two segments have is committed once.
+            replay.records.retain(|(key, _)| journalled.remove(key));
+        }
+        Ok(())
+    }
+
+    /// Commits what [`replay`](Self::replay) found, one shard a segment, carries over parts of replies, and removes the
+    /// segments; damaged ones are set aside. Returns how many rows there were.
     ///
     /// # Errors
     /// [`Error::Schemas`] where a shard cannot be written, in which case the journal stays.
     pub fn recover(&mut self, replays: Vec<Replay>) -> Result<u64, Error> {
         let mut num_recovered = 0;
         for replay in replays {
-            if !replay.records.is_empty() {
-                let manifest = self
-                    .manifest
-                    .clone()
-                    .expect("a replay with records has a manifest");
-                publish(&self.folder, &manifest)?;
-                let number = journal::number(&replay.path).unwrap_or(self.next_number);
-                commit(&self.folder, number, &manifest, &replay.records)?;
+            if let Some(manifest) = self.manifest.clone().filter(|_| !replay.records.is_empty()) {
+                publish(&self.place, &manifest)?;
+                let number = self.take_number();
                 num_recovered += replay.records.len() as u64;
-                self.known
-                    .extend(replay.records.iter().map(|record| (record.id, record.draw)));
+                let lines = replay.records.iter().map(|(_, line)| *line);
+                let records = journal::replies(&replay.path, lines)?;
+                commit(&self.place, number, &manifest, records)?;
                 self.manifest = Some(manifest.reopened());
+            }
+            if let Some(manifest) = &replay.manifest {
+                let parts = Parts::open(&self.place.work, &manifest.teacher, &manifest.dataset)?;
+                parts.carry(&replay.path, replay.parts)?;
             }
             if replay.num_damaged_bytes > 0 {
                 journal::set_aside(&replay.path)?;
@@ -146,45 +227,168 @@ impl Cache {
         }
         Ok(num_recovered)
     }
+
+    /// Parts of replies that no shard took, without those of rows that are committed.
+    ///
+    /// # Errors
+    /// As [`Parts::open`].
+    pub(crate) fn parts(&self, source: &Manifest) -> Result<Arc<Parts>, Error> {
+        let parts = Parts::open(&self.place.work, &source.teacher, &source.dataset)?;
+        if self.place.slice.is_none() {
+            for folder in self.place.slice_folders()? {
+                parts.absorb(&Parts::open(&folder, &source.teacher, &source.dataset)?)?;
+            }
+        }
+        if !parts.is_empty() {
+            each_key(&self.place, |key| {
+                parts.forget(&key);
+                Ok(())
+            })?;
+            parts.compact()?;
+        }
+        Ok(Arc::new(parts))
+    }
 }
 
-/// Example and draw of every row in these shards.
+/// The manifest of a cache; `None` where it is new.
+pub(crate) fn read_manifest(place: &Place) -> Result<Option<Manifest>, Error> {
+    match place.store.manifest() {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(schemas::Error::NotACache { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Example and draw of every committed row, shard by shard.
 ///
 /// # Errors
-/// [`schemas::Error`] about the first shard that cannot be read.
-pub fn keys_of(shards: &[PathBuf]) -> Result<HashSet<Key>, schemas::Error> {
-    let mut keys = HashSet::new();
-    for shard in shards {
-        keys.extend(ShardReader::open_unverified(shard)?.keys()?);
+/// [`Error::Schemas`] about the first shard that cannot be read.
+pub fn each_key(
+    place: &Place,
+    mut take: impl FnMut(Key) -> Result<(), schemas::Error>,
+) -> Result<(), Error> {
+    for name in place.store.shards()? {
+        for key in place.store.open_shard(&name)?.keys()? {
+            take(key)?;
+        }
     }
-    Ok(keys)
+    Ok(())
 }
 
-/// Writes `manifest` in its open form unless it stands in the folder already.
-pub(crate) fn publish(folder: &Path, manifest: &Manifest) -> Result<(), schemas::Error> {
+/// Writes `manifest` in its open form unless it stands there already. Of several workers that start a cache at once,
+/// one makes the manifest and the others compare theirs.
+pub(crate) fn publish(place: &Place, manifest: &Manifest) -> Result<(), Error> {
+    place.check_lease()?;
     let open = manifest.clone().reopened();
-    if Manifest::open(folder).is_ok_and(|present| present == open) {
+    let present = if let Some(present) = read_manifest(place)? {
+        present
+    } else {
+        let mut is_made = false;
+        open.write_with(|name, json| {
+            is_made = place.store.create(name, json)?;
+            Ok(())
+        })?;
+        if is_made {
+            return Ok(());
+        }
+        place.store.manifest()?
+    };
+    if present == open {
         return Ok(());
     }
-    open.write(folder)
+    check_same_source(&place.store.location(), &present, &open)?;
+    Ok(place.store.write_manifest(&open)?)
 }
 
-/// Writes one shard with `records`.
+/// Writes one shard with `records`; returns its name and size.
 pub(crate) fn commit(
-    folder: &Path,
+    place: &Place,
     number: u32,
     manifest: &Manifest,
-    records: &[TeacherRecord],
-) -> Result<ShardEntry, schemas::Error> {
-    let mut writer = ShardWriter::create(folder, &journal::stem(number), manifest)?;
-    for records in records.chunks(ROWS_PER_WRITE) {
-        writer.write(records)?;
+    records: impl IntoIterator<Item = Result<TeacherRecord, schemas::Error>>,
+) -> Result<(String, u64), Error> {
+    let folder = place.outgoing()?;
+    let stem = journal::stem(&place.prefix(), number);
+    let mut writer = ShardWriter::create(&folder, &stem, manifest)?;
+    let mut batch = Vec::new();
+    let mut num_bytes = 0;
+    for record in records {
+        let record = record?;
+        num_bytes += record.num_bytes();
+        batch.push(record);
+        if batch.len() >= ROWS_PER_WRITE || num_bytes >= BYTES_PER_WRITE {
+            writer.write(&batch)?;
+            batch.clear();
+            num_bytes = 0;
+        }
     }
-    writer.finish()
+    writer.write(&batch)?;
+    place.check_lease()?;
+    let entry = writer.finish()?;
+    if !place.is_own_store() {
+        let path = folder.join(&entry.file);
+        place.store.put_file(&entry.file, &path)?;
+    }
+    Ok((entry.file, entry.num_bytes))
 }
 
-fn take_lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join(LOCK_FILE);
+/// A worker has its folder for itself. A local cache is besides for one worker alone, or for slices of one total.
+fn take_locks(place: &Place) -> Result<Vec<File>, Error> {
+    let mut locks = Vec::new();
+    if let Some(folder) = place.store.local() {
+        locks.push(match place.slice {
+            None => take_lock(folder, LOCK_FILE, File::try_lock)?,
+            Some(_) => take_lock(folder, LOCK_FILE, File::try_lock_shared)?,
+        });
+        if let Some(slice) = place.slice {
+            let name = format!("{TOTAL_LOCK}{}", slice.total());
+            locks.push(take_lock(folder, &name, File::try_lock_shared)?);
+            for entry in entries(folder)? {
+                let other = entry.file_name().to_string_lossy().into_owned();
+                if other.starts_with(TOTAL_LOCK) && other != name {
+                    take_lock(folder, &other, File::try_lock)?;
+                }
+            }
+        }
+    }
+    if !place.is_own_store() {
+        locks.push(take_lock(&place.work, LOCK_FILE, File::try_lock)?);
+    }
+    refuse_other_totals(place)?;
+    Ok(locks)
+}
+
+/// A slice does not see what a worker of another division left in its journal, and would pay for it again.
+fn refuse_other_totals(place: &Place) -> Result<(), Error> {
+    let Some(slice) = place.slice else {
+        return Ok(());
+    };
+    let whole = Place {
+        work: place.shared_work().to_owned(),
+        slice: None,
+        ..place.clone()
+    };
+    let mut others = whole.slice_folders()?;
+    others.retain(|folder| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let other = name.strip_prefix('.').and_then(Slice::from_label);
+        other.is_some_and(|other| other.total() != slice.total())
+    });
+    others.push(whole.work);
+    for folder in others.into_iter().filter(|folder| folder.is_dir()) {
+        if !list_segments(&folder)?.is_empty() {
+            return Err(Error::JournalLeft { folder });
+        }
+    }
+    Ok(())
+}
+
+fn take_lock(
+    folder: &Path,
+    name: &str,
+    lock: fn(&File) -> Result<(), TryLockError>,
+) -> Result<File, Error> {
+    let path = folder.join(name);
     if !folder.is_dir() {
         return Err(schemas::Error::NotACache {
             path: folder.to_owned(),
@@ -197,7 +401,7 @@ fn take_lock(folder: &Path) -> Result<File, Error> {
         .write(true)
         .open(&path);
     let file = file.map_err(|source| schemas::Error::io(&path, "write", source))?;
-    match file.try_lock() {
+    match lock(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked {
             path: folder.to_owned(),
@@ -212,37 +416,55 @@ fn entries(folder: &Path) -> Result<Vec<DirEntry>, schemas::Error> {
         .map_err(|source| schemas::Error::io(folder, "list", source))
 }
 
-/// A number that no shard and no segment has, not even one that was set aside.
-fn next_number(folder: &Path) -> Result<u32, schemas::Error> {
-    let numbers = entries(folder)?
-        .into_iter()
-        .filter_map(|entry| journal::number(&entry.path()));
-    Ok(numbers.max().map_or(0, |number| number + 1))
+/// A number that no shard of this worker and no segment has, not even one that was set aside.
+fn next_number(place: &Place) -> Result<u32, Error> {
+    let prefix = place.prefix();
+    let segments = entries(&place.work)?;
+    let of_segments = segments
+        .iter()
+        .filter_map(|entry| journal::number(journal::PREFIX, &entry.file_name().to_string_lossy()));
+    let shards = place.store.shards()?;
+    let of_shards = shards
+        .iter()
+        .filter_map(|name| journal::number(&prefix, name));
+    Ok(of_segments
+        .chain(of_shards)
+        .max()
+        .map_or(0, |number| number + 1))
 }
 
-/// Removes temporary files of a process that died; under the lock nobody else can own one.
-fn remove_leftovers(folder: &Path) -> Result<(), Error> {
-    for entry in entries(folder)? {
+/// Removes temporary files of a process that died; under the lock nobody else can own one. A shard that did not reach
+/// the store is written again from its segment.
+fn remove_leftovers(place: &Place) -> Result<(), Error> {
+    let remove = |path: &Path| {
+        std::fs::remove_file(path).map_err(|source| schemas::Error::io(path, "remove", source))
+    };
+    for entry in entries(&place.work)? {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_ours = [".shard-", ".manifest-"]
+        let is_temporary = [".shard-", ".manifest-"]
             .iter()
             .any(|prefix| name.starts_with(prefix))
             && name.ends_with(".tmp");
-        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            std::fs::remove_file(entry.path())
-                .map_err(|source| schemas::Error::io(&entry.path(), "remove", source))?;
+        let is_leftover = is_temporary || name == reserve::FILE;
+        if is_leftover && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            remove(&entry.path())?;
+        }
+    }
+    if !place.is_own_store() {
+        for entry in entries(&place.outgoing()?)? {
+            remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
-/// Checks that what stands at `path` came from the source that `configured` describes.
+/// Checks that what stands at `location` came from the source that `configured` describes.
 ///
 /// # Errors
 /// [`Error::DifferentSource`], which names the first key that differs.
 pub fn check_same_source(
-    path: &Path,
+    location: &str,
     cached: &Manifest,
     configured: &Manifest,
 ) -> Result<(), Error> {
@@ -257,13 +479,12 @@ pub fn check_same_source(
     let (key, cached, configured) =
         difference(String::new(), &sides[0], &sides[1]).unwrap_or_default();
     Err(Error::DifferentSource {
-        path: path.to_owned(),
+        location: location.to_owned(),
         key,
         cached,
         configured,
     })
 }
-
 /// The first place where two JSON values differ, and what stands there.
 fn difference(
     key: String,

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd;
 use crate::error::{Error, Status};
+use crate::merge::Prefer;
+use crate::slice::Slice;
 
 /// Asks a teacher about every example of a data set, once, and keeps what it said.
 #[derive(Debug, Parser)]
@@ -28,38 +31,85 @@ Logs go to standard error; RUST_LOG chooses what is logged.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check the configuration, ask the teacher about one example, and tell what a run will take
-    Check(ConfigArgs),
+    /// Check the configuration, ask the teacher about a few examples, and tell what a run will take
+    Check(CheckArgs),
     /// Ask the teacher about every row that the cache lacks
-    Run(ConfigArgs),
+    Run(RunArgs),
     /// Tell what a cache holds, from its manifest and the keys of its rows; reads no signal
     Status(TargetArgs),
     /// Read every shard of a cache and check digests, row counts and keys
-    Verify(TargetArgs),
+    Verify(VerifyArgs),
     /// Verify a cache, list its shards in the manifest and give it a digest
     Freeze(FreezeArgs),
+    /// Add the rows of other caches of the same source to a cache, here or in an object store
+    Merge(MergeArgs),
+    /// Read every row of a cache and tell its quality
+    Stats(StatsArgs),
+    /// Write the data card and the Croissant metadata of a cache
+    Card(CardArgs),
     /// Make a cache of features that were made elsewhere
     Import(ImportArgs),
 }
 
-/// Arguments of verbs that need a configuration.
+/// Arguments of `check`.
 #[derive(Debug, Args)]
-pub struct ConfigArgs {
+pub struct CheckArgs {
     /// The configuration
     pub config: PathBuf,
     /// Skip up to N bad rows of the data set, and list them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip_bad_rows: u64,
+    /// Rows to ask about, drawn at random; each costs what a row costs
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub sample: NonZeroUsize,
+    /// Look at slice I of N only
+    #[arg(long, value_name = "I/N")]
+    pub slice: Option<Slice>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration
+    pub config: PathBuf,
+    /// Skip up to N bad rows of the data set, and list them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip_bad_rows: u64,
+    /// Ask about the rows of slice I of N only, as one worker of several
+    #[arg(long, value_name = "I/N")]
+    pub slice: Option<Slice>,
+    /// Ask again about rows that failed before
+    #[arg(long)]
+    pub retry_failures: bool,
+    /// Write events to standard output, one JSON object a line, instead of the summary
+    #[arg(long)]
+    pub json: bool,
+    /// Write the run's numbers to FILE every few seconds, as OpenMetrics text
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
 }
 
 /// Arguments of verbs that look at a cache.
 #[derive(Debug, Args)]
 pub struct TargetArgs {
-    /// The cache folder, or the configuration, with which rows are compared with the data set
-    pub target: PathBuf,
+    /// The cache folder or address, or the configuration, with which rows are compared with the data set
+    pub target: String,
     /// Skip up to N bad rows of the data set
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip_bad_rows: u64,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Ask the teacher twice about N rows again and compare; needs the configuration and costs 2 N requests
+    #[arg(long, value_name = "N")]
+    pub(crate) replay: Option<NonZeroUsize>,
+    /// Chooses the rows that are asked about again
+    #[arg(long, value_name = "SEED", default_value_t = 0, requires = "replay")]
+    pub(crate) seed: u64,
 }
 
 /// Arguments of `freeze`.
@@ -77,6 +127,39 @@ pub struct FreezeArgs {
 pub struct ImportArgs {
     /// The configuration, with a section `import`
     pub config: PathBuf,
+}
+
+/// Arguments of `merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// The cache that gains rows: a folder or an address; it is made where there is none
+    pub into: String,
+    /// The caches whose rows it gains
+    #[arg(required = true)]
+    pub from: Vec<String>,
+    /// Which of two rows with the same key and other signals is kept; left out, such rows are refused
+    #[arg(long, value_enum)]
+    pub prefer: Option<Prefer>,
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// The cache, as a folder or an address, or its configuration
+    pub target: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `card`.
+#[derive(Debug, Args)]
+pub struct CardArgs {
+    /// The cache, as a folder or an address, or its configuration
+    pub target: String,
+    /// Folder or address to write to; left out, the cache itself
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<String>,
 }
 
 impl Cli {
@@ -100,6 +183,9 @@ impl Cli {
             Command::Verify(args) => cmd::verify::run(&args),
             Command::Freeze(args) => cmd::freeze::run(&args),
             Command::Import(args) => cmd::import::run(&args),
+            Command::Merge(args) => cmd::merge::run(&args),
+            Command::Stats(args) => cmd::stats::run(&args),
+            Command::Card(args) => cmd::card::run(&args),
         }
     }
 }
@@ -144,16 +230,29 @@ pub(crate) fn complain(error: &str, hint: Option<&str>) {
 ///
 /// # Errors
 /// [`Error::Schemas`] where it cannot be written.
-pub(crate) fn print(lines: &[(&str, String)]) -> Result<(), Error> {
-    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+pub(crate) fn print<N: AsRef<str>>(lines: &[(N, String)]) -> Result<(), Error> {
+    let width = lines
+        .iter()
+        .map(|(name, _)| name.as_ref().len())
+        .max()
+        .unwrap_or(0);
     let mut stdout = io::stdout().lock();
     let mut write = || -> io::Result<()> {
         for (name, value) in lines {
-            writeln!(stdout, "{name:width$}  {value}")?;
+            writeln!(stdout, "{:width$}  {value}", name.as_ref())?;
         }
         stdout.flush()
     };
     written(write())
+}
+
+/// Writes one line on standard output.
+///
+/// # Errors
+/// [`Error::Schemas`] where it cannot be written.
+pub(crate) fn print_line(line: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    written(writeln!(stdout, "{line}").and_then(|()| stdout.flush()))
 }
 
 /// A reader that has seen enough closes the pipe, which is no error; everything else is.

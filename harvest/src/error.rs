@@ -4,7 +4,9 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::lease::LeaseError;
 use crate::plan::NUM_LISTED;
+use crate::store::StoreError;
 use crate::teacher::TeacherError;
 
 /// Why a command did not do what it was asked.
@@ -19,18 +21,32 @@ pub enum Error {
     Schemas(#[from] schemas::Error),
     /// The teacher cannot be asked.
     #[error("teacher: {0}")]
-    Teacher(#[from] TeacherError),
+    Teacher(Box<TeacherError>),
     /// Another process writes the cache.
     #[error("cache `{}` is being written by another process", path.display())]
     Locked {
         /// The folder.
         path: PathBuf,
     },
+    /// Replies that another division of the work left in its journal.
+    #[error("`{}` has a journal of a run that did not end, with another division into slices", folder.display())]
+    JournalLeft {
+        /// The work folder.
+        folder: PathBuf,
+    },
+    /// Another worker holds the cache, or took it.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A location that is none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The cache was filled from another source than the configuration describes.
-    #[error("`{}` was filled with {key} = {cached}, and the configuration says {configured}", path.display())]
+    #[error(
+        "`{location}` was filled with {key} = {cached}, and the configuration says {configured}"
+    )]
     DifferentSource {
         /// The cache, shard or journal.
-        path: PathBuf,
+        location: String,
         /// The key that differs.
         key: String,
         /// Its value in the cache.
@@ -58,9 +74,23 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A verb that needs more than the cache.
+    #[error("`harvest {what}` needs the configuration, and a cache was named")]
+    NeedsConfig {
+        /// The verb.
+        what: &'static str,
+    },
+    /// A data set that changed while it was asked about.
+    #[error("data set `{}` changed while it was read", path.display())]
+    DatasetChanged {
+        /// The file that changed, or the first one.
+        path: PathBuf,
+    },
     /// A field that the data set does not have.
-    #[error("`import.id_field`: the data set has no field `{field}`")]
+    #[error("`{key}`: the data set has no field `{field}`")]
     NoSuchField {
+        /// The key that names it.
+        key: &'static str,
         /// The field.
         field: String,
         /// The fields it has.
@@ -72,13 +102,23 @@ pub enum Error {
         /// Rows that failed.
         num_failed: u64,
         /// The last failure.
-        last: TeacherError,
+        last: Box<TeacherError>,
+    },
+    /// The run gave up, because too large a share of the rows failed.
+    #[error(
+        "{num_failed} rows failed, a larger share than `run.max_failure_share` allows; the last with: {last}"
+    )]
+    TooManyFailed {
+        /// Rows that failed.
+        num_failed: u64,
+        /// The last failure.
+        last: Box<TeacherError>,
     },
     /// A cache that is not fit to be frozen.
-    #[error("cache `{}` is not fit to be frozen: {}", path.display(), problems.join("; "))]
+    #[error("cache `{location}` is not fit to be frozen: {}", problems.join("; "))]
     NotFit {
-        /// The folder.
-        path: PathBuf,
+        /// Where it is.
+        location: String,
         /// What is wrong, one sentence each.
         problems: Vec<String>,
         /// What to do.
@@ -105,9 +145,21 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Caches cannot be joined.
+    #[error(transparent)]
+    Merge(#[from] crate::merge::MergeError),
+    /// A data card cannot be written.
+    #[error(transparent)]
+    Card(#[from] crate::card::CardError),
     /// A task of this program died, which is a defect.
     #[error("a task of this program ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl From<TeacherError> for Error {
+    fn from(error: TeacherError) -> Self {
+        Self::Teacher(Box::new(error))
+    }
 }
 
 /// The process's exit status, as documented in `docs/harvest.md`.
@@ -130,17 +182,31 @@ impl Error {
             Self::Config(error) => error.hint(),
             Self::Schemas(error) => error.hint(),
             Self::Teacher(error) | Self::AllFailed { last: error, .. } => error.hint(),
+            Self::TooManyFailed { .. } => {
+                Some("mend the cause and run again with --retry-failures, or raise the limit".into())
+            }
+            Self::Lease(error) => error.hint(),
+            Self::Store(error) => Some(error.hint.clone()),
+            Self::JournalLeft { .. } => {
+                Some("run without --slice, or with the slice that left it, which commits its replies".into())
+            }
             Self::Locked { .. } => Some("wait for it to end, or give each process a cache of its own".into()),
             Self::DifferentSource { .. } => Some("mend the configuration, or name another folder in `cache.path`".into()),
             Self::NoSuchSplit { present, .. } => Some(format!("its splits are {}", present.join(", "))),
             Self::NoRows { .. } => Some("check `dataset.path` and the chosen splits".into()),
             Self::InvalidPrompt { .. } => Some("write fields of the task in braces: {premise}".into()),
+            Self::NeedsConfig { .. } => Some("name the configuration that fills the cache".into()),
+            Self::DatasetChanged { .. } => {
+                Some("run again: what was received is kept, and what is missing is found anew".into())
+            }
             Self::NoSuchField { present, .. } => Some(format!("its fields are {}", present.join(", "))),
             Self::NotFit { hint, .. } => hint.clone(),
             Self::MissingFeatures { .. } => {
                 Some("make the missing features, or leave splits out with `import.splits`; none is ever filled in".into())
             }
             Self::BadFeature { .. } => None,
+            Self::Merge(error) => error.hint(),
+            Self::Card(error) => error.hint(),
             Self::Task(_) => Some("please report it with the log of RUST_LOG=debug".into()),
         }
     }
@@ -156,10 +222,14 @@ impl Error {
                 | ErrorKind::FileTooLarge
                 | ErrorKind::ReadOnlyFilesystem
                 | ErrorKind::NotADirectory
+                | ErrorKind::AlreadyExists
                 | ErrorKind::IsADirectory => Status::UserError,
                 _ => Status::Unexpected,
             },
             Self::Task(_) => Status::Unexpected,
+            Self::Lease(
+                LeaseError::Stopped { .. } | LeaseError::Lost { .. } | LeaseError::Silent { .. },
+            ) => Status::StoppedEarly,
             _ => Status::UserError,
         }
     }

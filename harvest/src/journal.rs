@@ -1,8 +1,8 @@
 //! Append-only record of every completed reply, so that no reply is asked for twice.
 //!
 //! Each shard that is being filled has a segment, `part-<number>.journal`. Its first line describes the cache, every
-//! further line is one reply: eight hexadecimal digits of the CRC-32 of what follows, a space, JSON, a line feed. A
-//! line is handed to the operating system in one call before anything else happens with the reply, so it survives the
+//! further line is one reply, or with a key `part` a part of one: eight hexadecimal digits of the CRC-32 of what
+//! follows, a space, JSON, a line feed. A line is handed to the operating system in one call before anything else happens with the reply, so it survives the
 //! death of the process. It survives a power cut from the next [`Segment::sync`] on, which a run does every few
 //! seconds; the shard itself is synchronised before its segment is removed.
 //!
@@ -10,26 +10,117 @@
 //! else that cannot be read is damage: the segment is kept as `part-<number>.journal.damaged`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use schemas::{Error, Manifest, TeacherRecord};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Key;
+
+use crate::reserve::Reserve;
 
 const EXTENSION: &str = "journal";
 /// Extension of a segment that was set aside.
 const DAMAGED: &str = "journal.damaged";
 
-/// File name stem of the shard with this number, and of its segment.
-pub(crate) fn stem(number: u32) -> String {
-    format!("part-{number:06}")
+/// What the names of segments start with, and those of shards that are no slice's.
+pub(crate) const PREFIX: &str = "part-";
+
+/// File name stem of the shard or segment with this number.
+pub(crate) fn stem(prefix: &str, number: u32) -> String {
+    format!("{prefix}{number:06}")
 }
 
 /// The number in the name of a shard or segment, set aside or not, that this program named.
-pub(crate) fn number(path: &Path) -> Option<u32> {
-    let digits = path.file_name()?.to_str()?.strip_prefix("part-")?;
+pub(crate) fn number(prefix: &str, name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(prefix)?;
     digits.split(['-', '.']).next()?.parse().ok()
+}
+
+/// A part of a reply that needs several requests, in a journal.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// Which part it is.
+    pub(crate) part: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub(crate) record: TeacherRecord,
+}
+
+/// A part of a reply and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PartLine {
+    pub(crate) key: Key,
+    pub(crate) part: String,
+    pub(crate) line: Line,
+}
+
+/// Where a reply stands in its segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    offset: u64,
+    num_bytes: usize,
+}
+
+impl Line {
+    /// The line that starts at `offset`.
+    pub(crate) fn at(offset: u64, num_bytes: usize) -> Self {
+        Self { offset, num_bytes }
+    }
+
+    /// Bytes of the line.
+    pub fn num_bytes(self) -> usize {
+        self.num_bytes
+    }
+}
+
+/// Reads single lines of a journal.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::io(path, "read", source))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// The bytes of a line.
+    pub(crate) fn bytes(&mut self, line: Line) -> Result<&[u8], Error> {
+        self.buffer.resize(line.num_bytes, 0);
+        self.file
+            .seek(SeekFrom::Start(line.offset))
+            .and_then(|_| self.file.read_exact(&mut self.buffer))
+            .map_err(|source| Error::io(&self.path, "read", source))?;
+        Ok(&self.buffer)
+    }
+
+    /// What a line says.
+    pub(crate) fn parse<T: DeserializeOwned>(&mut self, line: Line) -> Result<T, Error> {
+        let content = json(self.bytes(line)?).map(serde_json::from_slice);
+        match content {
+            Some(Ok(content)) => Ok(content),
+            _ => Err(Error::InvalidJournal {
+                path: self.path.clone(),
+                line: 0,
+                problem: format!(
+                    "what stands at byte {} is not what was written",
+                    line.offset
+                ),
+            }),
+        }
+    }
 }
 
 /// The journal of one shard that is being filled.
@@ -38,6 +129,9 @@ pub struct Segment {
     path: PathBuf,
     file: Mutex<File>,
     for_sync: File,
+    has_parts: AtomicBool,
+    /// Given up when the disk is full.
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl Segment {
@@ -46,39 +140,107 @@ impl Segment {
     /// # Errors
     /// [`Error::Io`], also where the file is there already.
     pub fn create(folder: &Path, number: u32, manifest: &Manifest) -> Result<Self, Error> {
-        let path = folder.join(stem(number)).with_extension(EXTENSION);
+        Self::create_with(folder, number, manifest, None)
+    }
+
+    /// As [`create`](Self::create), with space to write on where the disk is full.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub(crate) fn create_with(
+        folder: &Path,
+        number: u32,
+        manifest: &Manifest,
+        reserve: Option<Arc<Reserve>>,
+    ) -> Result<Self, Error> {
+        let path = folder.join(stem(PREFIX, number)).with_extension(EXTENSION);
         let create = || -> std::io::Result<(File, File)> {
-            let mut file = OpenOptions::new()
+            let file = OpenOptions::new()
                 .append(true)
                 .create_new(true)
                 .open(&path)?;
-            file.write_all(&line(manifest))?;
             let for_sync = file.try_clone()?;
             Ok((file, for_sync))
         };
         let (file, for_sync) = create().map_err(|source| Error::io(&path, "write", source))?;
-        Ok(Self {
+        let segment = Self {
             path,
             file: Mutex::new(file),
             for_sync,
-        })
+            has_parts: AtomicBool::new(false),
+            reserve,
+        };
+        segment.write(&line(manifest))?;
+        Ok(segment)
     }
 
     /// Adds a reply; on return the operating system has it.
     ///
     /// # Errors
     /// [`Error::Io`]; a part that was written is cut off again.
-    pub fn append(&self, record: &TeacherRecord) -> Result<(), Error> {
-        let line = line(record);
-        let mut file = self.file.lock().expect("no holder panics");
-        let mut write = || -> std::io::Result<()> {
+    pub fn append(&self, record: &TeacherRecord) -> Result<Line, Error> {
+        self.write(&line(record))
+    }
+
+    /// Reads replies that were added, in the order of `lines`, one at a time.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; from the iterator also [`Error::InvalidJournal`], where the file is not what was written.
+    pub fn replies(
+        &self,
+        lines: impl IntoIterator<Item = Line>,
+    ) -> Result<impl Iterator<Item = Result<TeacherRecord, Error>>, Error> {
+        replies(&self.path, lines)
+    }
+
+    /// Adds a part of a reply, as [`append`](Self::append) does.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub(crate) fn append_part(&self, part: &Part) -> Result<(), Error> {
+        self.has_parts.store(true, Ordering::Relaxed);
+        self.write(&line(part)).map(|_| ())
+    }
+
+    /// Whether parts were added.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.has_parts.load(Ordering::Relaxed)
+    }
+
+    /// Where the parts stand that were added.
+    ///
+    /// # Errors
+    /// As [`Replay::read`].
+    pub(crate) fn parts(&self) -> Result<Vec<PartLine>, Error> {
+        if !self.has_parts() {
+            return Ok(Vec::new());
+        }
+        Ok(Replay::read(&self.path)?.parts)
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&self, line: &[u8]) -> Result<Line, Error> {
+        let file = self.file.lock().expect("no holder panics");
+        let write = || -> std::io::Result<Line> {
             let length = file.metadata()?.len();
-            file.write_all(&line).inspect_err(|_| {
+            (&*file).write_all(line).inspect_err(|_| {
                 // Cutting needs no space, so it works on a full disk; if it does not, replay skips the part.
                 let _ = file.set_len(length);
+            })?;
+            Ok(Line {
+                offset: length,
+                num_bytes: line.len(),
             })
         };
-        write().map_err(|source| Error::io(&self.path, "write", source))
+        let written = match &self.reserve {
+            Some(reserve) => reserve.write(write),
+            None => write(),
+        };
+        written.map_err(|source| Error::io(&self.path, "write", source))
     }
 
     /// Makes everything appended so far survive a power cut.
@@ -123,7 +285,7 @@ pub(crate) fn set_aside(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn line(content: &impl Serialize) -> Vec<u8> {
+pub(crate) fn line(content: &impl Serialize) -> Vec<u8> {
     let json = serde_json::to_vec(content).expect("manifests and records have string keys only");
     let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
     line.extend(json);
@@ -132,7 +294,7 @@ fn line(content: &impl Serialize) -> Vec<u8> {
 }
 
 /// The JSON of a line that is whole.
-fn json(line: &[u8]) -> Option<&[u8]> {
+pub(crate) fn json(line: &[u8]) -> Option<&[u8]> {
     let (digits, rest) = line.split_first_chunk::<8>()?;
     let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
     (format!("{:08x}", crc32fast::hash(json)).as_bytes() == digits).then_some(json)
@@ -146,8 +308,11 @@ pub struct Replay {
     /// What the cache holds; `None` where not even the first line is whole, in which case nobody can tell whose the
     /// records are, and there is none.
     pub manifest: Option<Manifest>,
-    /// The replies whose lines are whole.
-    pub records: Vec<TeacherRecord>,
+    /// The replies whose lines are whole, and where they stand.
+    pub records: Vec<(Key, Line)>,
+    /// Parts of replies.
+    pub(crate) parts: Vec<PartLine>,
+    num_bytes: u64,
     /// Bytes after the last whole line: what was being written when the machine went down.
     pub num_torn_bytes: u64,
     /// Bytes of other lines that are not whole, or that follow a first line that is not.
@@ -168,6 +333,8 @@ impl Replay {
             path: path.to_owned(),
             manifest: None,
             records: Vec::new(),
+            parts: Vec::new(),
+            num_bytes: 0,
             num_torn_bytes: 0,
             num_damaged_bytes: 0,
         };
@@ -183,6 +350,8 @@ impl Replay {
 
     /// Adds line `number`, counted from 1.
     fn add(&mut self, number: u64, line: &[u8]) -> Result<(), Error> {
+        let at = Line::at(self.num_bytes, line.len());
+        self.num_bytes += line.len() as u64;
         let Some(json) = json(line) else {
             self.num_torn_bytes += line.len() as u64;
             return Ok(());
@@ -192,17 +361,39 @@ impl Replay {
         if number == 1 {
             self.manifest = Some(Manifest::parse(&self.path, json)?);
         } else if self.manifest.is_some() {
-            let record = serde_json::from_slice(json).map_err(|error| Error::InvalidJournal {
+            let invalid = |error: serde_json::Error| Error::InvalidJournal {
                 path: self.path.clone(),
                 line: number,
                 problem: error.to_string(),
-            })?;
-            self.records.push(record);
+            };
+            if json.starts_with(b"{\"part\":") {
+                let Part { part, record } = serde_json::from_slice(json).map_err(invalid)?;
+                self.parts.push(PartLine {
+                    key: (record.id, record.draw),
+                    part,
+                    line: at,
+                });
+            } else {
+                let record: TeacherRecord = serde_json::from_slice(json).map_err(invalid)?;
+                self.records.push(((record.id, record.draw), at));
+            }
         } else {
             self.num_damaged_bytes += line.len() as u64;
         }
         Ok(())
     }
+}
+
+/// Reads replies that stand in the journal at `path`, in the order of `lines`, one at a time.
+///
+/// # Errors
+/// As [`Segment::replies`].
+pub(crate) fn replies(
+    path: &Path,
+    lines: impl IntoIterator<Item = Line>,
+) -> Result<impl Iterator<Item = Result<TeacherRecord, Error>>, Error> {
+    let mut file = Lines::open(path)?;
+    Ok(lines.into_iter().map(move |line| file.parse(line)))
 }
 
 /// The segments in `folder`, ordered by name.
@@ -214,10 +405,14 @@ pub fn list_segments(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let mut segments = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            if path
+            let is_segment = path
                 .extension()
                 .is_some_and(|extension| extension == EXTENSION)
-            {
+                && path
+                    .file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+            // The journals of failures, parts and the budget lie beside them.
+            if is_segment {
                 segments.push(path);
             }
         }
@@ -263,6 +458,19 @@ mod tests {
         }
     }
 
+    /// The replies of a segment.
+    fn records_of(replay: &Replay) -> Vec<TeacherRecord> {
+        let lines = replay.records.iter().map(|(_, line)| *line);
+        let records: Vec<TeacherRecord> = replies(&replay.path, lines)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        for (record, (key, _)) in records.iter().zip(&replay.records) {
+            assert_eq!((record.id, record.draw), *key);
+        }
+        records
+    }
+
     /// A segment with these records, its bytes, and where each line ends.
     fn written(records: &[TeacherRecord]) -> (tempfile::TempDir, PathBuf, Vec<usize>) {
         let folder = tempfile::tempdir().unwrap();
@@ -284,9 +492,24 @@ mod tests {
         let (_folder, path, _) = written(&records);
         let replay = Replay::read(&path).unwrap();
         assert_eq!(replay.manifest, Some(manifest()));
-        assert_eq!(replay.records, records);
+        assert_eq!(records_of(&replay), records);
         assert_eq!((replay.num_torn_bytes, replay.num_damaged_bytes), (0, 0));
-        assert_eq!((number(&path), stem(7).as_str()), (Some(0), "part-000007"));
+        let folder = tempfile::tempdir().unwrap();
+        let segment = Segment::create(folder.path(), 0, &manifest()).unwrap();
+        let lines = records
+            .each_ref()
+            .map(|record| segment.append(record).unwrap());
+        let read = |lines: &[Line]| -> Vec<TeacherRecord> {
+            let replies = segment.replies(lines.iter().copied()).unwrap();
+            replies.map(Result::unwrap).collect()
+        };
+        assert_eq!(
+            read(&[lines[1], lines[0]]),
+            [records[1].clone(), records[0].clone()]
+        );
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(number(PREFIX, name), Some(0));
+        assert_eq!(stem(PREFIX, 7), "part-000007");
     }
 
     /// A line as [`line`] writes it, of any JSON.
@@ -341,7 +564,7 @@ mod tests {
             bytes[ends[damaged_line] - 2] ^= 1;
             std::fs::write(&path, bytes).unwrap();
             let replay = Replay::read(&path).unwrap();
-            assert_eq!(replay.records, kept);
+            assert_eq!(records_of(&replay), kept);
             let is_last = damaged_line == 3;
             assert_eq!(
                 (replay.num_torn_bytes > 0, replay.num_damaged_bytes > 0),
@@ -361,7 +584,7 @@ mod tests {
             OpenOptions::new().write(true).open(&path).unwrap().set_len(cut as u64).unwrap();
             let replay = Replay::read(&path).unwrap();
             let num_whole = ends.iter().filter(|&&end| end <= cut).count();
-            prop_assert_eq!(&replay.records[..], &records[..num_whole.saturating_sub(1)]);
+            prop_assert_eq!(&records_of(&replay)[..], &records[..num_whole.saturating_sub(1)]);
             let last_end = ends.iter().copied().filter(|&end| end <= cut).max().unwrap_or(0);
             prop_assert_eq!((replay.num_torn_bytes, replay.num_damaged_bytes), ((cut - last_end) as u64, 0));
         }
@@ -376,7 +599,7 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             let replay = Replay::read(&path).unwrap();
             prop_assert!(replay.num_torn_bytes + replay.num_damaged_bytes > 0);
-            prop_assert!(replay.records.iter().all(|record| records.contains(record)));
+            prop_assert!(records_of(&replay).iter().all(|record| records.contains(record)));
             // A flipped line feed joins two lines, and both are lost; nothing loses more unless the header is hit.
             if replay.manifest.is_some() {
                 prop_assert!(replay.records.len() + 2 >= records.len());

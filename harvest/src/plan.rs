@@ -1,14 +1,18 @@
-//! Which examples there are, and which are still to be asked about.
+//! What is asked: the opened data set, the prompts, the draws.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use schemas::dataset::{Dataset, SkipBadRows};
+use schemas::notes::{Notes, Rights, TeacherNotes};
 use schemas::task::Template;
-use schemas::{DatasetIdentity, Example, ExampleId, Split};
+use schemas::{DatasetIdentity, Example, ExampleId, Split, Task};
 
 use crate::cache::Key;
-use crate::config::{Config, Source};
+use crate::config::{Config, Source, TeacherEntry};
 use crate::error::Error;
+use crate::slice::Slice;
 use crate::teacher::Request;
 
 /// Rows that are listed where there may be very many.
@@ -19,63 +23,91 @@ pub const NUM_LISTED: usize = 20;
 pub struct Plan {
     dataset: Dataset,
     identity: DatasetIdentity,
-    prompt: Template,
+    notes: Notes,
+    prompts: Vec<Prompt>,
     splits: Vec<Split>,
     draws: u32,
+    slice: Option<Slice>,
     allowed_bad_rows: u64,
+    files: Vec<FileState>,
 }
 
-/// A request and its place in the data set, which orders the rows of a shard.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pending {
-    /// Counts requests in the order of the data set.
-    pub position: u64,
-    /// The request.
-    pub request: Request,
+/// What a teacher is asked about an example.
+#[derive(Debug)]
+struct Prompt {
+    text: Template,
+    image_field: Option<String>,
 }
 
-/// What a data set has and what of it a cache has.
-#[derive(Clone, Debug, Default)]
-pub struct Survey {
-    /// Rows of each split.
-    pub rows: Vec<(Split, u64)>,
-    /// Rows with the same fields as an earlier one; they are asked about once.
-    pub num_duplicates: u64,
-    /// Replies that a complete cache has.
-    pub num_wanted: u64,
-    /// How many of them are missing.
-    pub num_missing: u64,
-    /// The first missing ones.
-    pub first_missing: Vec<Request>,
-    /// The first request of all.
-    pub first: Option<Request>,
-    /// Rows of the cache that the data set does not ask for.
-    pub num_extra: u64,
-    /// Rows that were skipped as bad.
-    pub num_skipped: u64,
-    /// The first of them, one sentence each.
-    pub skipped: Vec<String>,
+/// Path, bytes and time of change.
+type FileState = (PathBuf, u64, Option<SystemTime>);
+
+impl Prompt {
+    fn of(entry: &TeacherEntry, task: &Task) -> Result<Self, Error> {
+        let text = match entry.common.prompt.as_deref() {
+            Some(source) => Template::parse(source, task.fields())
+                .map_err(|problem| Error::InvalidPrompt { problem })?,
+            None => task.prompt(),
+        };
+        let image_field = entry.common.image_field.clone();
+        if let Some(field) = image_field
+            .as_ref()
+            .filter(|field| !task.fields().contains(field))
+        {
+            return Err(Error::NoSuchField {
+                key: "teacher.image_field",
+                field: field.clone(),
+                present: task.fields().to_vec(),
+            });
+        }
+        Ok(Self { text, image_field })
+    }
+
+    fn render(&self, example: &Example) -> (String, Option<String>) {
+        let image = self
+            .image_field
+            .as_deref()
+            .and_then(|field| example.field(field))
+            .filter(|name| !name.is_empty());
+        (self.text.render(example), image.map(str::to_owned))
+    }
 }
 
 impl Plan {
-    /// Opens the data set of `config`; up to `allowed_bad_rows` rows of it may be bad.
+    /// Opens the data set of `config`; up to `allowed_bad_rows` rows of it may be bad. With a slice, only its rows
+    /// count.
     ///
     /// # Errors
-    /// [`Error::Schemas`] where the data set cannot be opened, [`Error::NoSuchSplit`], [`Error::InvalidPrompt`].
-    pub fn open(config: &Config, allowed_bad_rows: u64) -> Result<Self, Error> {
+    /// [`Error::Schemas`] where the data set cannot be opened, [`Error::NoSuchSplit`], [`Error::InvalidPrompt`],
+    /// [`Error::NoSuchField`].
+    pub fn open(
+        config: &Config,
+        allowed_bad_rows: u64,
+        slice: Option<Slice>,
+    ) -> Result<Self, Error> {
         let dataset = config.dataset.open(&config.base)?;
         let task = dataset.task();
-        let (prompt, written) = match &config.source {
-            Source::Teacher(teacher, _) => {
-                let prompt = match teacher.prompt() {
-                    Some(source) => Template::parse(source, task.fields())
-                        .map_err(|problem| Error::InvalidPrompt { problem })?,
-                    None => task.prompt(),
-                };
-                let written = prompt.source().to_owned();
-                (prompt, Some(written))
+        let mut notes = Vec::new();
+        let (prompts, written) = match &config.source {
+            Source::Teachers(teachers, _) => {
+                let prompts = teachers
+                    .iter()
+                    .map(|entry| Prompt::of(entry, task))
+                    .collect::<Result<Vec<_>, _>>()?;
+                for (entry, prompt) in teachers.iter().zip(&prompts) {
+                    let common = &entry.common;
+                    let rights = Rights::of(common.license.as_deref(), common.terms.as_deref());
+                    let template = Some(prompt.text.source());
+                    notes.push(TeacherNotes::of(entry.name.as_deref(), rights, template));
+                }
+                let written = written(teachers, &prompts);
+                (prompts, Some(written))
             }
-            Source::Import(_) => (task.prompt(), None),
+            Source::Import(_) => {
+                let text = task.prompt();
+                let image_field = None;
+                (vec![Prompt { text, image_field }], None)
+            }
         };
         let identity = DatasetIdentity {
             task: task.name().to_owned(),
@@ -95,19 +127,42 @@ impl Plan {
                 }
             },
         };
+        let files = file_states(&dataset);
+        let rights = Rights::of(
+            config.dataset.license.as_deref(),
+            config.dataset.terms.as_deref(),
+        );
         Ok(Self {
             dataset,
             identity,
-            prompt,
+            notes: Notes::of(rights, notes),
+            prompts,
             splits,
             draws: config.draws(),
+            slice,
             allowed_bad_rows,
+            files,
         })
     }
 
     /// The data set as a manifest names it.
     pub fn identity(&self) -> &DatasetIdentity {
         &self.identity
+    }
+
+    /// Licences, terms and the digests of prompts, for manifests.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// What a row of the data set means.
+    pub fn task(&self) -> &Task {
+        self.dataset.task()
+    }
+
+    /// The folder that the data set's files lie in.
+    pub fn data_folder(&self) -> PathBuf {
+        self.dataset.folder().to_owned()
     }
 
     /// The splits in the order in which they are asked about.
@@ -120,10 +175,27 @@ impl Plan {
         self.draws
     }
 
-    /// The examples of one split; bad rows are skipped as allowed.
+    /// The part of the data set that counts; `None` for all of it.
+    pub fn slice(&self) -> Option<&Slice> {
+        self.slice.as_ref()
+    }
+
+    /// The examples of one split, read as they are asked for; bad rows are skipped as allowed.
     ///
     /// # Errors
-    /// [`schemas::Error::BadRow`] and the other errors of reading a data set.
+    /// [`schemas::Error::BadRow`] and the other errors of reading a data set, here or from the iterator.
+    pub fn rows<'a>(
+        &'a self,
+        split: &'a Split,
+        skip: &'a mut SkipBadRows,
+    ) -> Result<impl Iterator<Item = Result<Example, schemas::Error>> + 'a, Error> {
+        Ok(self.dataset.rows(split, skip)?)
+    }
+
+    /// The examples of one split in memory.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
     pub fn read(&self, split: &Split, skip: &mut SkipBadRows) -> Result<Vec<Example>, Error> {
         Ok(self.dataset.read(split, skip)?)
     }
@@ -133,92 +205,61 @@ impl Plan {
         SkipBadRows::new(self.allowed_bad_rows)
     }
 
-    fn request(&self, example: &Example, draw: u32) -> Request {
+    /// What is asked about an example.
+    pub fn request(&self, example: &Example, draw: u32) -> Request {
+        let mut prompts = self.prompts.iter().map(|prompt| prompt.render(example));
+        let (prompt, image) = prompts.next().expect("there is at least one teacher");
         Request {
             id: example.id(),
             draw,
-            prompt: self.prompt.render(example),
+            prompt,
+            image,
+            further: prompts.collect(),
         }
     }
 
-    /// Reads the whole data set once, before anything is paid for, and compares it with the rows a cache has.
+    /// The requests of these rows, as far as the data set has them.
     ///
     /// # Errors
-    /// As [`read`](Self::read); [`Error::NoRows`] where there is no row at all.
-    pub fn survey(&self, known: &HashSet<Key>) -> Result<Survey, Error> {
-        let mut survey = Survey::default();
-        let mut seen: HashSet<ExampleId> = HashSet::new();
+    /// As [`rows`](Self::rows).
+    pub fn requests_of(&self, keys: &HashSet<Key>) -> Result<Vec<Request>, Error> {
+        let mut requests = Vec::new();
+        let mut seen = HashSet::new();
         let mut skip = self.allowance();
-        let mut num_present = 0;
         for split in &self.splits {
-            let examples = self.read(split, &mut skip)?;
-            survey.rows.push((split.clone(), examples.len() as u64));
-            for example in &examples {
-                if !seen.insert(example.id()) {
-                    survey.num_duplicates += 1;
-                    continue;
-                }
+            for example in self.rows(split, &mut skip)? {
+                let example = example?;
                 for draw in 0..self.draws {
-                    survey
-                        .first
-                        .get_or_insert_with(|| self.request(example, draw));
-                    survey.num_wanted += 1;
-                    if known.contains(&(example.id(), draw)) {
-                        num_present += 1;
-                        continue;
-                    }
-                    survey.num_missing += 1;
-                    if survey.first_missing.len() < NUM_LISTED {
-                        survey.first_missing.push(self.request(example, draw));
+                    let key = (example.id(), draw);
+                    if keys.contains(&key) && seen.insert(key) {
+                        requests.push(self.request(&example, draw));
                     }
                 }
             }
         }
-        if survey.num_wanted == 0 {
-            return Err(Error::NoRows {
-                path: self
-                    .dataset
-                    .source_files()
-                    .into_iter()
-                    .next()
-                    .unwrap_or_default(),
-            });
-        }
-        survey.num_extra = known.len() as u64 - num_present;
-        survey.num_skipped = skip.num_skipped();
-        survey.skipped = skip.skipped().iter().map(ToString::to_string).collect();
-        Ok(survey)
+        Ok(requests)
     }
 
-    /// Hands every request whose reply is not `known` to `send`, in the order of the data set, each once, until `send`
-    /// answers `false`.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn each_pending(
-        &self,
-        mut known: HashSet<Key>,
-        mut send: impl FnMut(Pending) -> bool,
-    ) -> Result<(), Error> {
-        let mut skip = self.allowance();
-        let mut position = 0;
-        for split in &self.splits {
-            for example in self.read(split, &mut skip)? {
-                for draw in 0..self.draws {
-                    if !known.insert((example.id(), draw)) {
-                        continue;
-                    }
-                    if !send(Pending {
-                        position,
-                        request: self.request(&example, draw),
-                    }) {
-                        return Ok(());
-                    }
-                    position += 1;
-                }
-            }
+    pub(crate) fn no_rows(&self) -> Error {
+        Error::NoRows {
+            path: self.first_file(),
         }
-        Ok(())
+    }
+
+    /// The error for a data set that is not what it was when it was surveyed.
+    pub(crate) fn changed(&self) -> Error {
+        let now = file_states(&self.dataset);
+        let differs = self.files.iter().zip(&now).find(|(then, now)| then != now);
+        Error::DatasetChanged {
+            path: differs.map_or_else(|| self.first_file(), |((path, ..), _)| path.clone()),
+        }
+    }
+
+    fn first_file(&self) -> PathBuf {
+        self.files
+            .first()
+            .map(|(path, ..)| path.clone())
+            .unwrap_or_default()
     }
 
     /// The ids of all examples by the value of `field`, which several can share; without a field, by the id itself.
@@ -230,6 +271,7 @@ impl Plan {
             field.filter(|field| !self.identity.fields.iter().any(|name| name == field))
         {
             return Err(Error::NoSuchField {
+                key: "import.id_field",
                 field: field.to_owned(),
                 present: self.identity.fields.clone(),
             });
@@ -237,7 +279,8 @@ impl Plan {
         let mut ids: BTreeMap<String, Vec<ExampleId>> = BTreeMap::new();
         let mut skip = self.allowance();
         for split in &self.splits {
-            for example in self.read(split, &mut skip)? {
+            for example in self.rows(split, &mut skip)? {
+                let example = example?;
                 let key = match field {
                     None => example.id().to_string(),
                     Some(field) => example.field(field).unwrap_or_default().to_owned(),
@@ -250,4 +293,35 @@ impl Plan {
         }
         Ok(ids)
     }
+}
+
+/// The prompt as a manifest has it: the template, or for several teachers one line for each.
+fn written(teachers: &[TeacherEntry], prompts: &[Prompt]) -> String {
+    let lines = teachers.iter().zip(prompts).map(|(entry, prompt)| {
+        let image = prompt
+            .image_field
+            .as_ref()
+            .map(|field| format!(" [image: {field}]"))
+            .unwrap_or_default();
+        let name = entry
+            .name
+            .as_ref()
+            .map(|name| format!("{name}: "))
+            .unwrap_or_default();
+        format!("{name}{}{image}", prompt.text.source())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn file_states(dataset: &Dataset) -> Vec<FileState> {
+    let state = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok();
+        let bytes = metadata.as_ref().map_or(0, std::fs::Metadata::len);
+        (
+            path,
+            bytes,
+            metadata.and_then(|metadata| metadata.modified().ok()),
+        )
+    };
+    dataset.source_files().into_iter().map(state).collect()
 }

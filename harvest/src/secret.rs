@@ -58,11 +58,31 @@ impl Secret {
 
     /// `text` without this secret, for what a server says about a request.
     pub fn redact(&self, text: &str) -> String {
-        text.replace(&self.0, REDACTED)
+        let text = text.replace(&self.0, REDACTED);
+        let parts: Vec<String> = text
+            .split(CUT)
+            .map(|part| self.redact_start(part))
+            .collect();
+        parts.join(CUT)
+    }
+
+    /// `text` without the start of the secret at its end: a text may have been cut there.
+    fn redact_start(&self, text: &str) -> String {
+        let lengths = (MIN_START..self.0.len()).rev();
+        let starts = lengths.filter_map(|length| self.0.get(..length));
+        let mut rests = starts.filter_map(|start| text.strip_suffix(start));
+        match rests.next() {
+            Some(rest) => format!("{rest}{REDACTED}"),
+            None => text.to_owned(),
+        }
     }
 }
 
 const REDACTED: &str = "REDACTED";
+/// What stands where a text was cut, see [`shorten`](crate::failures::shorten).
+const CUT: &str = "...";
+/// The first bytes of a secret that say something of it.
+const MIN_START: usize = 4;
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,6 +108,21 @@ mod tests {
             "REDACTED REDACTED Some(REDACTED)"
         );
         assert_eq!(secret.redact("bad key sk-123."), "bad key REDACTED.");
+    }
+
+    #[test]
+    fn a_secret_that_a_cut_goes_through_is_redacted() {
+        let secret = Secret::new("sk-123456");
+        for (text, redacted) in [
+            ("bad key sk-12345", "bad key REDACTED"),
+            ("bad key sk-1... (code)", "bad key REDACTED... (code)"),
+            ("a sk-123456 and sk-123...", "a REDACTED and REDACTED..."),
+            ("ask-", "ask-"),
+            ("sk-", "sk-"),
+            ("sk-1 is no key", "sk-1 is no key"),
+        ] {
+            assert_eq!(secret.redact(text), redacted, "{text}");
+        }
     }
 
     #[test]

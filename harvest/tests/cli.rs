@@ -71,11 +71,14 @@ fn help_and_usage() {
     Usage: harvest <COMMAND>
 
     Commands:
-      check   Check the configuration, ask the teacher about one example, and tell what a run will take
+      check   Check the configuration, ask the teacher about a few examples, and tell what a run will take
       run     Ask the teacher about every row that the cache lacks
       status  Tell what a cache holds, from its manifest and the keys of its rows; reads no signal
       verify  Read every shard of a cache and check digests, row counts and keys
       freeze  Verify a cache, list its shards in the manifest and give it a digest
+      merge   Add the rows of other caches of the same source to a cache, here or in an object store
+      stats   Read every row of a cache and tell its quality
+      card    Write the data card and the Croissant metadata of a cache
       import  Make a cache of features that were made elsewhere
       help    Print this message or the help of the given subcommand(s)
 
@@ -100,7 +103,7 @@ fn help_and_usage() {
     Usage: harvest freeze [OPTIONS] <TARGET>
 
     Arguments:
-      <TARGET>  The cache folder, or the configuration, with which rows are compared with the data set
+      <TARGET>  The cache folder or address, or the configuration, with which rows are compared with the data set
 
     Options:
           --skip-bad-rows <N>  Skip up to N bad rows of the data set [default: 0]
@@ -128,7 +131,7 @@ fn configurations_are_refused_with_file_line_and_key() {
     status 1
     --- stdout
     --- stderr
-    error: harvest.toml:5: `teacher.colour`: unknown field `colour`, expected one of `kind`, `prompt`, `image`
+    error: harvest.toml:5: `teacher.colour`: unknown field `colour`, expected one of `kind`, `prompt`, `image_field`, `image_hosts`, `price`, `license`, `terms`, `image`
     hint: docs/harvest.md describes every key
     "#);
     let folder = project(&CONFIG.replace("rows_per_shard = 2", "dtype = \"f64\""));
@@ -185,11 +188,17 @@ fn a_cache_is_made_frozen_grown_and_frozen_again() {
     rows       3
     recovered  0
     committed  3
+    copied     0
     failed     0
+    earlier    0
     left       0
+    requests   0
     --- stderr
     "#);
-    assert!(shown(&harvest(folder, &["check", "harvest.toml"])).contains("\nrequests    0\n"));
+    assert!(
+        shown(&harvest(folder, &["check", "harvest.toml"]))
+            .contains("\nrequests    0 for 0 rows\n")
+    );
     let freeze = || -> String {
         let output = harvest(folder, &["freeze", "harvest.toml"]);
         let stdout = String::from_utf8(output.stdout).unwrap();
@@ -233,6 +242,7 @@ fn a_cache_is_made_frozen_grown_and_frozen_again() {
     status 0
     --- stdout
     rows        4
+    failed      0
     journalled  0
     shards      3
     missing     0
@@ -362,8 +372,8 @@ fn rows_that_fail_are_shown_and_the_status_says_so() {
         shown.starts_with("status 1\n") && shown.contains("text: Nobody draws this."),
         "{shown}"
     );
-    assert!(folder.path().join("cache/failures.jsonl").exists());
-    assert!(show(folder.path(), &["freeze", "harvest.toml"]).contains("1 of 4 rows are missing"));
+    assert!(folder.path().join("cache/failures.parquet").exists());
+    assert!(show(folder.path(), &["freeze", "harvest.toml"]).contains("1 rows failed"));
     assert!(
         show(
             folder.path(),

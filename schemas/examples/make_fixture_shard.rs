@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
 
-use schemas::record::{TokenTopK, TopKPosition};
+use schemas::record::{ScoredToken, Token, TokenTopK, TopKPosition};
 use schemas::{
     DatasetIdentity, FloatType, Manifest, Provenance, ShardWriter, SignalKind, SignalSpec,
     SignalValue, TeacherIdentity, TeacherRecord,
@@ -90,15 +90,31 @@ fn records() -> Result<Vec<TeacherRecord>, schemas::Error> {
         tokens_out: Some(2),
         tries: 1,
         latency_ms: Some(12.5),
+        cost: Some(0.0625),
+        answered_at: Some(1_767_225_600_250),
     };
     let silent = Provenance {
         tries: 3,
         ..Provenance::default()
     };
-    let position = |remaining_mass, entries: &[(u32, f32)]| TopKPosition {
-        remaining_mass,
-        entries: entries.to_vec(),
+    let scored = |id, bytes: Option<&[u8]>, logprob| ScoredToken {
+        token: Token {
+            id,
+            bytes: bytes.map(<[u8]>::to_vec),
+        },
+        logprob,
     };
+    let position =
+        |chosen: Option<&ScoredToken>, remaining_mass, entries: &[&ScoredToken]| TopKPosition {
+            chosen: chosen.cloned(),
+            remaining_mass,
+            entries: entries.iter().copied().cloned().collect(),
+        };
+    // Two tokens that print alike, and half a character.
+    let seven = scored(Some(7), Some(b"a"), -0.5);
+    let large = scored(Some(65_536), Some(b"a"), -1.5);
+    let half = scored(Some(0), Some(b"\xe2\x80"), -0.75);
+    let ids = [scored(Some(1), None, 0.0), scored(Some(2), None, -100.0)];
     Ok(vec![
         record(
             "00112233445566778899aabbccddeeff",
@@ -117,8 +133,8 @@ fn records() -> Result<Vec<TeacherRecord>, schemas::Error> {
                 [0.1, -3.5, 1e-30],
             ),
             vec![
-                position(0.25, &[(7, -0.5), (65_536, -1.5)]),
-                position(0.5, &[(0, -0.75)]),
+                position(None, 0.25, &[&seven, &large]),
+                position(Some(&large), 0.5, &[&half]),
             ],
             "A red square – left of “it”.",
             told.clone(),
@@ -138,7 +154,7 @@ fn records() -> Result<Vec<TeacherRecord>, schemas::Error> {
                 [-1.0, -1.5, -1.75, -2.0, 1000.0, 0.001, 3.140_625, 0.0],
                 [-1.0, 0.0, 1e30],
             ),
-            vec![position(0.0, &[(1, 0.0), (2, -100.0)])],
+            vec![position(None, 0.0, &[&ids[0], &ids[1]])],
             "two\nlines",
             told,
         )?,

@@ -12,6 +12,8 @@
 //! | `tokens_in`, `tokens_out` | UInt32, nullable | provenance |
 //! | `tries` | UInt32 | provenance |
 //! | `latency_ms` | Float32, nullable | provenance |
+//! | `cost` | Float64, nullable | provenance, in the currency of the configured price |
+//! | `answered_at` | Timestamp in milliseconds, UTC, nullable | provenance |
 //!
 //! Every signal's field carries its [`SignalSpec`] as JSON under the metadata key `armada.signal`.
 
@@ -20,9 +22,12 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray as _, BinaryArray, FixedSizeListArray, Float16Array, Float32Array,
-    RecordBatch, StringArray, UInt32Array,
+    Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array,
 };
-use arrow::datatypes::{DataType, Field, FieldRef, Float16Type, Float32Type, Schema, UInt32Type};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Schema, TimeUnit,
+    TimestampMillisecondType, UInt32Type,
+};
 use half::f16;
 
 use crate::example::ExampleId;
@@ -73,6 +78,12 @@ pub fn arrow_schema(specs: &[SignalSpec]) -> Schema {
         Field::new("tokens_out", DataType::UInt32, true),
         Field::new("tries", DataType::UInt32, false),
         Field::new("latency_ms", DataType::Float32, true),
+        Field::new("cost", DataType::Float64, true),
+        Field::new(
+            "answered_at",
+            DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())),
+            true,
+        ),
     ]);
     Schema::new(fields)
 }
@@ -122,6 +133,19 @@ pub fn to_batch(
                 .iter()
                 .map(|r| r.provenance.latency_ms)
                 .collect::<Float32Array>(),
+        ),
+        Arc::new(
+            records
+                .iter()
+                .map(|r| r.provenance.cost)
+                .collect::<Float64Array>(),
+        ),
+        Arc::new(
+            records
+                .iter()
+                .map(|r| r.provenance.answered_at)
+                .collect::<TimestampMillisecondArray>()
+                .with_timezone("UTC"),
         ),
     ]);
     RecordBatch::try_new(Arc::clone(schema), columns)
@@ -174,6 +198,18 @@ fn column<'a, T>(
         .column_by_name(name)
         .ok_or_else(|| format!("column `{name}` is missing"))?;
     read(column.as_ref()).ok_or_else(|| format!("column `{name}` is a {}", column.data_type()))
+}
+
+/// As [`column`], `None` where there is no such column.
+fn optional_column<'a, T>(
+    batch: &'a RecordBatch,
+    name: &str,
+    read: impl Fn(&'a dyn Array) -> Option<&'a T>,
+) -> Result<Option<&'a T>, String> {
+    if batch.column_by_name(name).is_none() {
+        return Ok(None);
+    }
+    column(batch, name, read).map(Some)
 }
 
 /// Example id and draw number of every row.
@@ -233,6 +269,13 @@ pub fn from_batch(specs: &[SignalSpec], batch: &RecordBatch) -> Result<Vec<Teach
     let latency_ms = column(batch, "latency_ms", |array| {
         array.as_primitive_opt::<Float32Type>()
     })?;
+    // Shards written before these two columns came have none.
+    let cost = optional_column(batch, "cost", |array| {
+        array.as_primitive_opt::<Float64Type>()
+    })?;
+    let answered_at = optional_column(batch, "answered_at", |array| {
+        array.as_primitive_opt::<TimestampMillisecondType>()
+    })?;
 
     let mut records: Vec<TeacherRecord> = keys(batch)?
         .into_iter()
@@ -249,6 +292,10 @@ pub fn from_batch(specs: &[SignalSpec], batch: &RecordBatch) -> Result<Vec<Teach
                 tokens_out: tokens_out.is_valid(row).then(|| tokens_out.value(row)),
                 tries: tries.value(row),
                 latency_ms: latency_ms.is_valid(row).then(|| latency_ms.value(row)),
+                cost: cost.filter(|c| c.is_valid(row)).map(|c| c.value(row)),
+                answered_at: answered_at
+                    .filter(|c| c.is_valid(row))
+                    .map(|c| c.value(row)),
             },
         })
         .collect();
@@ -307,4 +354,44 @@ pub(crate) fn elements_to_f32(elements: &dyn Array) -> Option<Vec<f32>> {
             .values()
             .to_vec(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_without_the_later_columns_read_as_silent_about_them() {
+        let record = TeacherRecord {
+            id: ExampleId::from([7; 16]),
+            draw: 0,
+            signals: BTreeMap::from([("text".to_owned(), SignalValue::Text("said".into()))]),
+            provenance: Provenance {
+                tokens_in: Some(3),
+                cost: Some(0.5),
+                answered_at: Some(1_767_225_600_250),
+                tries: 1,
+                ..Provenance::default()
+            },
+        };
+        let specs = [SignalSpec::new("text", SignalKind::Text, "said").unwrap()];
+        let schema = Arc::new(arrow_schema(&specs));
+        let batch = to_batch(&schema, &specs, std::slice::from_ref(&record));
+        assert_eq!(
+            from_batch(&specs, &batch).unwrap(),
+            std::slice::from_ref(&record)
+        );
+
+        let early: Vec<usize> = (0..schema.fields().len())
+            .filter(|index| {
+                !["cost", "answered_at"].contains(&schema.field(*index).name().as_str())
+            })
+            .collect();
+        let batch = batch.project(&early).unwrap();
+        assert_eq!(batch.num_columns(), schema.fields().len() - 2);
+        let mut silent = record;
+        silent.provenance.cost = None;
+        silent.provenance.answered_at = None;
+        assert_eq!(from_batch(&specs, &batch).unwrap(), [silent]);
+    }
 }

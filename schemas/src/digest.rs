@@ -23,19 +23,26 @@ impl Sha256Digest {
 
     /// Digest of the file at `path`, read once from start to end.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
-        let open = || -> io::Result<Self> {
-            let mut file = std::fs::File::open(path)?;
-            let mut hasher = Sha256::new();
-            let mut buffer = vec![0_u8; 1 << 20];
-            loop {
-                let read = file.read(&mut buffer)?;
-                if read == 0 {
-                    return Ok(Self(hasher.finalize().into()));
-                }
-                hasher.update(&buffer[..read]);
+        std::fs::File::open(path)
+            .and_then(Self::of_reader)
+            .map_err(|source| Error::io(path, "read", source))
+    }
+
+    /// Digest of everything that `reader` gives.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn of_reader(mut reader: impl Read) -> io::Result<Self> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0_u8; 1 << 20];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(Self(hasher.finalize().into())),
+                Ok(num_read) => hasher.update(&buffer[..num_read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-        };
-        open().map_err(|source| Error::io(path, "read", source))
+        }
     }
 
     /// The 64 hexadecimal digits without the `sha256:` prefix.

@@ -180,6 +180,13 @@ impl Error {
     /// What to do next, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { path, source, .. } if is_address(path) => match source.kind() {
+                io::ErrorKind::NotFound => Some("check the bucket and the prefix; a bucket is made before a cache is put in it".into()),
+                io::ErrorKind::PermissionDenied => {
+                    Some("check the credentials in the environment and what they allow: reading, writing, listing, removing".into())
+                }
+                _ => None,
+            },
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some("check the path; relative paths start at the folder of the configuration file".into()),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -217,4 +224,9 @@ impl Error {
             | Self::InvalidManifest { .. } => None,
         }
     }
+}
+
+/// Whether a path is the address of something that is not a file here.
+fn is_address(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.contains("://"))
 }

@@ -12,7 +12,9 @@
 //! | [`record`] | one reply of a teacher about one example |
 //! | [`columns`] | the one place that maps records to Arrow columns and back |
 //! | [`shard`] | Parquet shards: atomic writer, verifying reader |
+//! | [`source`] | where a shard's bytes come from: a file or anything that is read at an offset |
 //! | [`manifest`] | the description of a cache and the digest over all of it |
+//! | [`notes`] | licences, terms and the digest of the prompt, for whoever is handed a cache |
 //! | [`error`] | typed errors with a hint on what to do next |
 
 #![forbid(unsafe_code)]
@@ -31,19 +33,24 @@ pub mod digest;
 pub mod error;
 pub mod example;
 pub mod manifest;
+pub mod notes;
 pub mod record;
 pub mod shard;
 pub mod signal;
+pub mod source;
 pub mod task;
+mod top_k;
 mod vectors;
 
 pub use digest::Sha256Digest;
 pub use error::Error;
 pub use example::{Example, ExampleId, Label, Split};
 pub use manifest::{CacheState, DatasetIdentity, Manifest, ShardEntry, TeacherIdentity};
+pub use notes::{Notes, Rights, TeacherNotes};
 pub use record::{Provenance, SignalValue, TeacherRecord};
 pub use shard::{ShardReader, ShardWriter};
 pub use signal::{FloatType, SignalKind, SignalSpec};
+pub use source::{ReadAt, ShardSource};
 pub use task::{LabelKind, Metric, Task};
 
 /// Version of the shard and manifest formats that this build writes and reads.

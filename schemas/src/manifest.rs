@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::FORMAT_VERSION;
 use crate::digest::Sha256Digest;
 use crate::error::Error;
+use crate::notes::Notes;
 use crate::signal::SignalSpec;
 
 /// Name of the manifest in a cache folder.
@@ -86,6 +87,9 @@ pub struct Manifest {
     pub draws: u32,
     /// What each row holds.
     pub signals: Vec<SignalSpec>,
+    /// What a reader may want to know and no program decides by.
+    #[serde(default, skip_serializing_if = "Notes::is_empty")]
+    pub notes: Notes,
     #[serde(flatten)]
     state: CacheState,
 }
@@ -104,8 +108,16 @@ impl Manifest {
             dataset,
             draws,
             signals,
+            notes: Notes::default(),
             state: CacheState::Open,
         }
+    }
+
+    /// The same manifest with these notes.
+    #[must_use]
+    pub fn with_notes(mut self, notes: Notes) -> Self {
+        self.notes = notes;
+        self
     }
 
     /// The state with these shards, its digest computed.
@@ -131,7 +143,7 @@ impl Manifest {
     }
 
     fn content_digest(&self, shards: &[ShardEntry]) -> Sha256Digest {
-        let content = serde_json::json!({
+        let mut content = serde_json::json!({
             "format_version": self.format_version,
             "teacher": self.teacher,
             "dataset": self.dataset,
@@ -139,6 +151,11 @@ impl Manifest {
             "signals": self.signals,
             "shards": shards,
         });
+        // Caches that were frozen before there were notes keep their digests.
+        if !self.notes.is_empty() {
+            content["notes"] =
+                serde_json::to_value(&self.notes).expect("notes have string keys only");
+        }
         Sha256Digest::of(sorted(content).to_string().as_bytes())
     }
 
@@ -160,7 +177,8 @@ impl Manifest {
         self.signals.iter().find(|signal| signal.name() == name)
     }
 
-    /// Whether `other` asks the same teacher for the same things, so that its rows may join this cache.
+    /// Whether `other` asks the same teacher for the same things, so that its rows may join this cache. Notes are not
+    /// compared: a licence that was added later makes no other replies.
     pub fn same_source(&self, other: &Self) -> bool {
         self.teacher == other.teacher
             && self.dataset == other.dataset
@@ -170,43 +188,61 @@ impl Manifest {
 
     /// Reads the newest manifest of the cache in `folder`.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let path = folder.join(MANIFEST_FILE);
-        if !path.exists() {
-            return Err(Error::NotACache {
-                path: folder.to_owned(),
-            });
+        Self::open_with(folder, |name| read_file(&folder.join(name)))
+    }
+
+    /// Reads the newest manifest of the cache at `location`, where `read` gives the content of the file of a name, or
+    /// `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::NotACache`], those of [`parse`](Self::parse) and of `read`.
+    pub fn open_with(
+        location: &Path,
+        read: impl Fn(&str) -> Result<Option<Vec<u8>>, Error>,
+    ) -> Result<Self, Error> {
+        match read(MANIFEST_FILE)? {
+            Some(json) => Self::parse(&location.join(MANIFEST_FILE), &json),
+            None => Err(Error::NotACache {
+                path: location.to_owned(),
+            }),
         }
-        Self::read(&path)
     }
 
     /// Reads the frozen state of the cache in `folder` that has this digest.
     pub fn open_frozen(folder: &Path, digest: &Sha256Digest) -> Result<Self, Error> {
-        let newest = Self::open(folder)?;
+        Self::open_frozen_with(folder, digest, |name| read_file(&folder.join(name)))
+    }
+
+    /// Reads the frozen state with this digest of the cache at `location`; `read` as in [`open_with`](Self::open_with).
+    ///
+    /// # Errors
+    /// [`Error::NotFrozen`], [`Error::UnknownCacheDigest`], and those of [`open_with`](Self::open_with).
+    pub fn open_frozen_with(
+        location: &Path,
+        digest: &Sha256Digest,
+        read: impl Fn(&str) -> Result<Option<Vec<u8>>, Error>,
+    ) -> Result<Self, Error> {
+        let newest = Self::open_with(location, &read)?;
         if newest.digest() == Some(*digest) {
             return Ok(newest);
         }
-        let kept = folder.join(frozen_file(digest));
-        if kept.exists() {
-            let manifest = Self::read(&kept)?;
+        let kept = frozen_file(digest);
+        if let Some(json) = read(&kept)? {
+            let manifest = Self::parse(&location.join(kept), &json)?;
             if manifest.digest() == Some(*digest) {
                 return Ok(manifest);
             }
         }
         match newest.digest() {
             None => Err(Error::NotFrozen {
-                path: folder.to_owned(),
+                path: location.to_owned(),
             }),
             found => Err(Error::UnknownCacheDigest {
-                path: folder.to_owned(),
+                path: location.to_owned(),
                 expected: *digest,
                 found,
             }),
         }
-    }
-
-    fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read(path).map_err(|source| Error::io(path, "read", source))?;
-        Self::parse(path, &text)
     }
 
     /// Reads a manifest from the JSON that stands at `path`.
@@ -246,12 +282,31 @@ impl Manifest {
 
     /// Writes this manifest into `folder`, atomically and durably; a frozen one also under its own name.
     pub fn write(&self, folder: &Path) -> Result<(), Error> {
+        self.write_with(|name, json| write_atomically(&folder.join(name), json))
+    }
+
+    /// Writes this manifest with `write`, which is given names and contents and must be atomic and durable.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn write_with(
+        &self,
+        mut write: impl FnMut(&str, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut json = serde_json::to_string_pretty(self).expect("a manifest has string keys only");
         json.push('\n');
         if let Some(digest) = self.digest() {
-            write_atomically(&folder.join(frozen_file(&digest)), json.as_bytes())?;
+            write(&frozen_file(&digest), json.as_bytes())?;
         }
-        write_atomically(&folder.join(MANIFEST_FILE), json.as_bytes())
+        write(MANIFEST_FILE, json.as_bytes())
+    }
+}
+
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(path, "read", error)),
     }
 }
 
@@ -293,31 +348,46 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Temporary files are private to their owner; what is committed is for everyone whom the folder admits.
+///
+/// # Errors
+/// Those of the operating system.
 #[cfg(unix)]
-pub(crate) fn make_readable(file: &fs::File) -> std::io::Result<()> {
+pub fn make_readable(file: &fs::File) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
+/// Nothing to do on this platform.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-pub(crate) fn make_readable(_file: &fs::File) -> std::io::Result<()> {
+pub fn make_readable(_file: &fs::File) -> std::io::Result<()> {
     Ok(())
 }
 
 /// Makes a rename inside `folder` durable.
+///
+/// # Errors
+/// Those of the operating system.
 #[cfg(unix)]
-pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
+/// Nothing to do on this platform.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-pub(crate) fn sync_folder(_folder: &Path) -> std::io::Result<()> {
+pub fn sync_folder(_folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notes::{Rights, TeacherNotes};
     use crate::signal::SignalKind;
 
     fn manifest() -> Manifest {
@@ -352,6 +422,31 @@ mod tests {
         let two = manifest().frozen(vec![entry("b"), entry("a")]);
         assert_eq!(one, two);
         assert_ne!(one.digest(), manifest().frozen(vec![entry("a")]).digest());
+    }
+
+    #[test]
+    fn notes_are_part_of_the_digest_and_not_of_the_source() {
+        let plain = manifest().frozen(vec![entry("a")]);
+        let known = "sha256:c20906790be7b0d58771e050153d7c701ef1c89470e4b87b343ef379f6935b24";
+        assert_eq!(
+            plain.digest().unwrap().to_string(),
+            known,
+            "a cache without notes has the digest that it had before there were any"
+        );
+        let notes = Notes::of(
+            Rights::of(Some("mit"), None),
+            [TeacherNotes::of(None, Rights::default(), Some("{premise}"))],
+        );
+        let described = manifest().with_notes(notes.clone());
+        assert!(described.same_source(&manifest()));
+        let folder = tempfile::tempdir().unwrap();
+        let described = described.frozen(vec![entry("a")]);
+        assert_ne!(described.digest(), plain.digest());
+        described.write(folder.path()).unwrap();
+        assert_eq!(Manifest::open(folder.path()).unwrap().notes, notes);
+        plain.write(folder.path()).unwrap();
+        let json = fs::read_to_string(folder.path().join(MANIFEST_FILE)).unwrap();
+        assert!(!json.contains("notes"), "{json}");
     }
 
     #[test]

@@ -10,76 +10,7 @@ use crate::error::Error;
 use crate::example::ExampleId;
 use crate::signal::{FloatType, SignalKind, SignalSpec};
 
-/// The `k` most probable tokens at each position of a text.
-///
-/// Packed into one binary value a row (all little endian): `u8` layout version, here 1; `u32` number of positions;
-/// then for each position `u16` number of entries, `f32` probability mass that the entries leave over, and the
-/// entries, each `u32` token id and `f32` natural log-probability, most probable first.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct TokenTopK {
-    /// The positions in order.
-    pub positions: Vec<TopKPosition>,
-}
-
-/// The most probable tokens at one position.
-#[derive(Clone, PartialEq, Debug)]
-pub struct TopKPosition {
-    /// Probability mass outside `entries`, in [0, 1].
-    pub remaining_mass: f32,
-    /// Token id and natural log-probability.
-    pub entries: Vec<(u32, f32)>,
-}
-
-const TOP_K_LAYOUT: u8 = 1;
-
-impl TokenTopK {
-    /// The packed bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![TOP_K_LAYOUT];
-        bytes.extend((self.positions.len() as u32).to_le_bytes());
-        for position in &self.positions {
-            bytes.extend((position.entries.len() as u16).to_le_bytes());
-            bytes.extend(position.remaining_mass.to_le_bytes());
-            for (id, logprob) in &position.entries {
-                bytes.extend(id.to_le_bytes());
-                bytes.extend(logprob.to_le_bytes());
-            }
-        }
-        bytes
-    }
-
-    /// Reads the packed bytes; `None` where they do not follow the layout to the last byte.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-            let (head, tail) = rest.split_first_chunk::<N>()?;
-            *rest = tail;
-            Some(*head)
-        }
-        let rest = &mut &bytes[..];
-        if take::<1>(rest)? != [TOP_K_LAYOUT] {
-            return None;
-        }
-        let num_positions = u32::from_le_bytes(take(rest)?) as usize;
-        let mut positions = Vec::with_capacity(num_positions.min(rest.len()));
-        for _ in 0..num_positions {
-            let num_entries = usize::from(u16::from_le_bytes(take(rest)?));
-            let remaining_mass = f32::from_le_bytes(take(rest)?);
-            let entries = (0..num_entries)
-                .map(|_| {
-                    Some((
-                        u32::from_le_bytes(take(rest)?),
-                        f32::from_le_bytes(take(rest)?),
-                    ))
-                })
-                .collect::<Option<_>>()?;
-            positions.push(TopKPosition {
-                remaining_mass,
-                entries,
-            });
-        }
-        rest.is_empty().then_some(Self { positions })
-    }
-}
+pub use crate::top_k::{ScoredToken, Token, TokenTopK, TopKPosition};
 
 /// The value of one signal for one example.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -110,14 +41,10 @@ impl SignalValue {
                 Self::Vector(values),
                 SignalKind::Feature { width, dtype } | SignalKind::ClassLogits { width, dtype },
             ) => fit_vector(values, *width as usize, *dtype).map(Self::Vector),
-            (Self::TokenTopK(top_k), SignalKind::TokenTopK { k }) => {
-                match top_k.positions.iter().map(|p| p.entries.len()).max() {
-                    Some(widest) if widest > *k as usize => {
-                        Err(format!("{widest} entries at a position, where k is {k}"))
-                    }
-                    _ => Ok(Self::TokenTopK(top_k)),
-                }
-            }
+            (Self::TokenTopK(top_k), SignalKind::TokenTopK { k }) => match top_k.problem(*k) {
+                Some(problem) => Err(problem),
+                None => Ok(Self::TokenTopK(top_k)),
+            },
             (value @ Self::Text(_), SignalKind::Text)
             | (value @ Self::Image(_), SignalKind::Image) => Ok(value),
             (value, kind) => Err(format!("a {} was given for {kind:?}", value.kind_name())),
@@ -168,6 +95,12 @@ pub struct Provenance {
     pub tokens_in: Option<u32>,
     /// Tokens of the reply.
     pub tokens_out: Option<u32>,
+    /// What the reply cost, in the currency of the configured price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    /// When the reply was there: milliseconds since 1970, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_at: Option<i64>,
     /// Requests sent for this reply, the successful one included; 0 where nothing was sent.
     pub tries: u32,
     /// Milliseconds from sending the successful request to the end of its reply.
@@ -188,6 +121,17 @@ pub struct TeacherRecord {
 }
 
 impl TeacherRecord {
+    /// About the bytes that the signals take in memory.
+    pub fn num_bytes(&self) -> usize {
+        let of = |value: &SignalValue| match value {
+            SignalValue::Vector(values) => 4 * values.len(),
+            SignalValue::TokenTopK(top_k) => 4 * top_k.num_bytes(),
+            SignalValue::Text(text) => text.len(),
+            SignalValue::Image(bytes) => bytes.len(),
+        };
+        self.signals.values().map(of).sum()
+    }
+
     /// Checks every signal against `specs` and rounds vectors to the stored precision.
     ///
     /// # Errors

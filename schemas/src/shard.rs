@@ -4,16 +4,19 @@
 //! tells whether its bytes are whole, names of different shards cannot collide, and nothing else has to be kept
 //! consistent with the file. Its key/value metadata describes it: see [`MANIFEST_METADATA_KEY`].
 
-use std::fs::File;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::Deserialize;
@@ -21,11 +24,12 @@ use tempfile::NamedTempFile;
 
 use crate::FORMAT_VERSION;
 use crate::columns::{self, DRAW_COLUMN, ID_COLUMN, REPETITIVE_COLUMNS};
-use crate::digest::{DigestWriter, Sha256Digest};
+use crate::digest::DigestWriter;
 use crate::error::Error;
 use crate::example::ExampleId;
 use crate::manifest::{Manifest, ShardEntry, make_readable, sync_folder};
 use crate::record::TeacherRecord;
+use crate::source::ShardSource;
 use crate::vectors::VectorPages;
 
 pub use crate::vectors::VectorValues;
@@ -177,7 +181,8 @@ pub struct VectorBatch {
 /// An opened shard.
 #[derive(Debug)]
 pub struct ShardReader {
-    path: PathBuf,
+    source: ShardSource,
+    metadata: ArrowReaderMetadata,
     manifest: Manifest,
     num_rows: u64,
 }
@@ -188,11 +193,21 @@ impl ShardReader {
     /// # Errors
     /// [`Error::CorruptShard`], [`Error::InvalidShard`], [`Error::FormatVersion`] or [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let expected = digest_in_name(path).ok_or_else(|| Error::InvalidShard {
-            path: path.to_owned(),
-            problem: "its name carries no digest".into(),
-        })?;
-        let found = Sha256Digest::of_file(path)?;
+        Self::open_source(ShardSource::file(path)?)
+    }
+
+    /// Opens a shard whose bytes match the digest in its name, wherever it lies.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_source(source: ShardSource) -> Result<Self, Error> {
+        let path = source.name();
+        let expected = path
+            .file_name()
+            .and_then(OsStr::to_str)
+            .and_then(digest_in_name)
+            .ok_or_else(|| source.invalid("its name carries no digest"))?;
+        let found = source.sha256()?;
         if found.short() != expected {
             return Err(Error::CorruptShard {
                 path: path.to_owned(),
@@ -200,7 +215,7 @@ impl ShardReader {
                 expected: format!("sha256:{expected}..."),
             });
         }
-        Self::open_unverified(path)
+        Self::open_source_unverified(source)
     }
 
     /// Opens a shard of `folder` whose bytes match the digest in the manifest.
@@ -208,24 +223,28 @@ impl ShardReader {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_entry(folder: &Path, entry: &ShardEntry) -> Result<Self, Error> {
-        let path = folder.join(&entry.file);
-        let found = Sha256Digest::of_file(&path)?;
+        Self::open_source_entry(ShardSource::file(&folder.join(&entry.file))?, entry)
+    }
+
+    /// Opens a shard whose bytes match the digest in the manifest, wherever it lies.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_source_entry(source: ShardSource, entry: &ShardEntry) -> Result<Self, Error> {
+        let found = source.sha256()?;
         if found != entry.sha256 {
             return Err(Error::CorruptShard {
-                path,
+                path: source.name().to_owned(),
                 found,
                 expected: entry.sha256.to_string(),
             });
         }
-        let reader = Self::open_unverified(&path)?;
+        let reader = Self::open_source_unverified(source)?;
         if reader.num_rows != entry.num_rows {
-            return Err(Error::InvalidShard {
-                path,
-                problem: format!(
-                    "it has {} rows, the manifest says {}",
-                    reader.num_rows, entry.num_rows
-                ),
-            });
+            return Err(reader.source.invalid(format_args!(
+                "it has {} rows, the manifest says {}",
+                reader.num_rows, entry.num_rows
+            )));
         }
         Ok(reader)
     }
@@ -235,41 +254,51 @@ impl ShardReader {
     /// # Errors
     /// [`Error::InvalidShard`], [`Error::FormatVersion`] or [`Error::Io`].
     pub fn open_unverified(path: &Path) -> Result<Self, Error> {
+        Self::open_source_unverified(ShardSource::file(path)?)
+    }
+
+    /// Opens a shard without reading more than its footer, wherever it lies.
+    ///
+    /// # Errors
+    /// As [`open_unverified`](Self::open_unverified).
+    pub fn open_source_unverified(source: ShardSource) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Version {
             format_version: u32,
         }
-        let invalid = |problem: String| Error::InvalidShard {
-            path: path.to_owned(),
-            problem,
-        };
-        let builder = open_parquet(path)?;
-        let metadata = builder.metadata().file_metadata();
-        let json = metadata
+        let metadata = ArrowReaderMetadata::load(&source, ArrowReaderOptions::new())
+            .map_err(|error| source.invalid(error))?;
+        check_chunks(metadata.metadata(), source.num_bytes())
+            .map_err(|problem| source.invalid(problem))?;
+        let file = metadata.metadata().file_metadata();
+        let json = file
             .key_value_metadata()
             .and_then(|pairs| pairs.iter().find(|pair| pair.key == MANIFEST_METADATA_KEY))
             .and_then(|pair| pair.value.as_deref())
             .ok_or_else(|| {
-                invalid(format!(
+                source.invalid(format_args!(
                     "it has no `{MANIFEST_METADATA_KEY}` metadata, so Armada did not write it"
                 ))
             })?;
         let unreadable = |error: serde_json::Error| {
-            invalid(format!("its `{MANIFEST_METADATA_KEY}` metadata: {error}"))
+            source.invalid(format_args!(
+                "its `{MANIFEST_METADATA_KEY}` metadata: {error}"
+            ))
         };
         let Version { format_version } = serde_json::from_str(json).map_err(unreadable)?;
         if format_version != FORMAT_VERSION {
             return Err(Error::FormatVersion {
-                path: path.to_owned(),
+                path: source.name().to_owned(),
                 found: format_version,
                 supported: FORMAT_VERSION,
             });
         }
         let manifest: Manifest = serde_json::from_str(json).map_err(unreadable)?;
-        let num_rows = u64::try_from(metadata.num_rows())
-            .map_err(|_| invalid("it has a negative number of rows".into()))?;
+        let num_rows = u64::try_from(file.num_rows())
+            .map_err(|_| source.invalid("it has a negative number of rows"))?;
         Ok(Self {
-            path: path.to_owned(),
+            source,
+            metadata,
             manifest,
             num_rows,
         })
@@ -290,18 +319,17 @@ impl ShardReader {
     /// # Errors
     /// [`Error::Io`].
     pub fn entry(&self) -> Result<ShardEntry, Error> {
-        let size = std::fs::metadata(&self.path)
-            .map_err(|source| Error::io(&self.path, "read", source))?;
         Ok(ShardEntry {
             file: self
-                .path
+                .source
+                .name()
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
             num_rows: self.num_rows,
-            num_bytes: size.len(),
-            sha256: Sha256Digest::of_file(&self.path)?,
+            num_bytes: self.source.num_bytes(),
+            sha256: self.source.sha256()?,
         })
     }
 
@@ -310,7 +338,8 @@ impl ShardReader {
     /// # Errors
     /// [`Error::InvalidShard`] or [`Error::Io`].
     pub fn keys(&self) -> Result<Vec<(ExampleId, u32)>, Error> {
-        let mut all = Vec::with_capacity(self.num_rows as usize);
+        // The footer may say any number of rows; a shard that has them is larger.
+        let mut all = Vec::with_capacity(self.num_rows.min(self.source.num_bytes()) as usize);
         for batch in self.batches(Some(&[ID_COLUMN, DRAW_COLUMN]))? {
             let batch = batch.map_err(|error| self.invalid(error.to_string()))?;
             all.extend(columns::keys(&batch).map_err(|problem| self.invalid(problem))?);
@@ -350,7 +379,7 @@ impl ShardReader {
         let shape =
             spec.and_then(crate::SignalSpec::vector)
                 .ok_or_else(|| Error::NoSuchSignal {
-                    path: self.path.clone(),
+                    path: self.source.name().to_owned(),
                     signal: signal.to_owned(),
                     present: self
                         .manifest
@@ -361,8 +390,14 @@ impl ShardReader {
                 })?;
         let (width, _) = shape;
         let mut keys = self.keys()?.into_iter();
-        let mut pages = VectorPages::open(&self.path, signal, shape, ROWS_PER_BATCH)
-            .map_err(|problem| self.invalid(problem))?;
+        let mut pages = VectorPages::open(
+            &self.source,
+            self.metadata.metadata(),
+            signal,
+            shape,
+            ROWS_PER_BATCH,
+        )
+        .map_err(|problem| self.invalid(problem))?;
         Ok(std::iter::from_fn(move || {
             let values = match pages.next() {
                 Some(Ok(values)) => values,
@@ -387,7 +422,10 @@ impl ShardReader {
     }
 
     fn batches(&self, names: Option<&[&str]>) -> Result<ParquetRecordBatchReader, Error> {
-        let builder = open_parquet(&self.path)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.source.clone(),
+            self.metadata.clone(),
+        );
         let mask = match names {
             None => ProjectionMask::all(),
             Some(names) => {
@@ -408,25 +446,38 @@ impl ShardReader {
     }
 
     fn invalid(&self, problem: String) -> Error {
-        Error::InvalidShard {
-            path: self.path.clone(),
-            problem,
-        }
+        self.source.invalid(problem)
     }
 }
 
-fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
-    let file = File::open(path).map_err(|source| Error::io(path, "read", source))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| Error::InvalidShard {
-        path: path.to_owned(),
-        problem: error.to_string(),
-    })
+/// Whether the columns of a Parquet file lie within its `num_bytes` bytes, so that its reader can be trusted with them.
+///
+/// # Errors
+/// A sentence that names the first one that does not.
+pub fn check_chunks(metadata: &ParquetMetaData, num_bytes: u64) -> Result<(), String> {
+    for (index, group) in metadata.row_groups().iter().enumerate() {
+        for column in group.columns() {
+            let start = column
+                .dictionary_page_offset()
+                .unwrap_or(column.data_page_offset());
+            let end = u64::try_from(start)
+                .ok()
+                .zip(u64::try_from(column.compressed_size()).ok())
+                .and_then(|(start, size)| start.checked_add(size));
+            if end.is_none_or(|end| end > num_bytes) {
+                let name = column.column_path();
+                return Err(format!(
+                    "column {name} of row group {index} lies outside of the file"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
-/// The leading digits of the digest that a committed shard's name carries.
-fn digest_in_name(path: &Path) -> Option<&str> {
-    let stem = path.file_name()?.to_str()?.strip_suffix(".parquet")?;
-    let (_, digits) = stem.rsplit_once('-')?;
+/// The leading digits of the digest that a committed shard's file name carries; `None` for the names of other files.
+pub fn digest_in_name(name: &str) -> Option<&str> {
+    let (_, digits) = name.strip_suffix(".parquet")?.rsplit_once('-')?;
     (digits.len() == 16
         && digits
             .bytes()
@@ -442,9 +493,14 @@ pub fn list_shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let list = || -> std::io::Result<Vec<PathBuf>> {
         let mut shards = Vec::new();
         for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            if digest_in_name(&path).is_some() {
-                shards.push(path);
+            let entry = entry?;
+            if entry
+                .file_name()
+                .to_str()
+                .and_then(digest_in_name)
+                .is_some()
+            {
+                shards.push(entry.path());
             }
         }
         shards.sort();

@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
+/// Elements of the widest vector: far above what models give, and far below what the format can count.
+const MAX_WIDTH: u32 = 1 << 24;
+
 /// Columns that every shard has besides its signals.
-pub(crate) const RESERVED_COLUMNS: [&str; 9] = [
+pub(crate) const RESERVED_COLUMNS: [&str; 11] = [
     "example_id",
     "draw",
     "served_model",
@@ -15,6 +18,8 @@ pub(crate) const RESERVED_COLUMNS: [&str; 9] = [
     "tokens_out",
     "tries",
     "latency_ms",
+    "cost",
+    "answered_at",
 ];
 
 /// How the elements of a vector are stored.
@@ -59,11 +64,29 @@ pub enum SignalKind {
 
 /// One signal of a cache: a column of its shards.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct SignalSpec {
     name: String,
     #[serde(flatten)]
     kind: SignalKind,
     meaning: String,
+}
+
+/// A signal as a manifest has it, unchecked.
+#[derive(Deserialize)]
+struct Written {
+    name: String,
+    #[serde(flatten)]
+    kind: SignalKind,
+    meaning: String,
+}
+
+impl TryFrom<Written> for SignalSpec {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self, Error> {
+        Self::new(written.name, written.kind, written.meaning)
+    }
 }
 
 impl SignalSpec {
@@ -103,6 +126,11 @@ impl SignalSpec {
             SignalKind::Feature { width: 0, .. }
             | SignalKind::ClassLogits { width: 0, .. }
             | SignalKind::TokenTopK { k: 0 } => Some("a width of zero holds nothing".into()),
+            SignalKind::Feature { width, .. } | SignalKind::ClassLogits { width, .. }
+                if width > MAX_WIDTH =>
+            {
+                Some(format!("a width of {width}, more than {MAX_WIDTH}"))
+            }
             _ => None,
         }
     }
@@ -148,6 +176,24 @@ mod tests {
             r#"{"name":"feature","kind":"feature","width":4,"dtype":"f16","meaning":"pooled"}"#;
         assert_eq!(serde_json::to_string(&spec).unwrap(), json);
         assert_eq!(serde_json::from_str::<SignalSpec>(json).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_signal_that_cannot_be_stored_is_refused_in_a_manifest_too() {
+        let read = |name: &str, width: u64| {
+            let json = format!(
+                r#"{{"name":"{name}","kind":"feature","width":{width},"dtype":"f16","meaning":""}}"#
+            );
+            serde_json::from_str::<SignalSpec>(&json)
+        };
+        assert!(read("feature", u64::from(MAX_WIDTH)).is_ok());
+        for (name, width) in [
+            ("feature", 0),
+            ("feature", u64::from(MAX_WIDTH) + 1),
+            ("draw", 4),
+        ] {
+            assert!(read(name, width).is_err(), "{name} {width}");
+        }
     }
 
     #[test]

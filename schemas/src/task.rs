@@ -132,6 +132,9 @@ pub struct TaskConfig {
     pub name: String,
     /// The text fields; together they are the example's identity.
     pub fields: Vec<String>,
+    /// Those of the fields that only a teacher sees, such as the path of a picture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub teacher_fields: Vec<String>,
     /// The column that holds the label.
     pub label: String,
     /// The classes, in the order of their indices; left out, the label is a number.
@@ -227,7 +230,17 @@ impl TryFrom<TaskConfig> for Task {
                 .chain(second.iter().flat_map(Template::fields));
             names.any(|name| name == field)
         };
-        if let Some(unused) = config.fields.iter().find(|field| !used(field)) {
+        if let Some(other) = config
+            .teacher_fields
+            .iter()
+            .find(|field| !config.fields.contains(field))
+        {
+            return Err(invalid(format!(
+                "`teacher_fields` names `{other}`, which is not among `fields`"
+            )));
+        }
+        let seen = |field: &&String| used(field) || config.teacher_fields.contains(field);
+        if let Some(unused) = config.fields.iter().find(|field| !seen(field)) {
             return Err(invalid(format!(
                 "field `{unused}` never reaches the model: no template names it"
             )));
@@ -350,6 +363,7 @@ mod tests {
         let config = TaskConfig {
             name: "t".into(),
             fields: fields(&["a", "b"]),
+            teacher_fields: Vec::new(),
             label: "label".into(),
             classes: Some(fields(&["no", "yes"])),
             metric: Metric::Accuracy,

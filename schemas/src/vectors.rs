@@ -4,16 +4,17 @@
 //! definition levels, then the little-endian elements one after the other. The general Arrow reader materialises a
 //! level for every element; here the levels are checked run by run and the elements are copied.
 
-use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageReader};
-use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::SerializedPageReader;
 
 use crate::signal::FloatType;
+use crate::source::ShardSource;
 
 /// The elements of a batch of vectors, row by row.
 #[derive(Clone, PartialEq, Debug)]
@@ -69,13 +70,14 @@ impl VectorValues {
 
 /// Reads one vector column, some whole rows at a time.
 pub(crate) struct VectorPages {
-    file: SerializedFileReader<File>,
+    source: Arc<ShardSource>,
+    metadata: Arc<ParquetMetaData>,
     column: usize,
     width: usize,
     dtype: FloatType,
     rows_per_batch: usize,
     groups: Range<usize>,
-    pages: Option<Box<dyn PageReader>>,
+    pages: Option<SerializedPageReader<ShardSource>>,
     /// Elements read from the current row group so far: where the next page goes on.
     position: usize,
     pending: VectorValues,
@@ -87,14 +89,13 @@ impl VectorPages {
     /// # Errors
     /// A sentence that says how the file differs from what a shard is.
     pub(crate) fn open(
-        path: &Path,
+        source: &ShardSource,
+        metadata: &Arc<ParquetMetaData>,
         name: &str,
         (width, dtype): (usize, FloatType),
         rows_per_batch: usize,
     ) -> Result<Self, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
-        let file = SerializedFileReader::new(file).map_err(|error| error.to_string())?;
-        let schema = file.metadata().file_metadata().schema_descr_ptr();
+        let schema = metadata.file_metadata().schema_descr();
         let mut leaves = schema.columns().iter();
         let column = leaves
             .position(|leaf| leaf.path().parts().first().is_some_and(|root| root == name))
@@ -115,8 +116,9 @@ impl VectorPages {
             width,
             dtype,
             rows_per_batch,
-            groups: 0..file.num_row_groups(),
-            file,
+            groups: 0..metadata.num_row_groups(),
+            source: Arc::new(source.clone()),
+            metadata: Arc::clone(metadata),
             pages: None,
             position: 0,
             pending: VectorValues::with_capacity(dtype, 0),
@@ -170,11 +172,14 @@ impl VectorPages {
             let Some(group) = self.groups.next() else {
                 return Ok(None);
             };
-            let group = self
-                .file
-                .get_row_group(group)
-                .map_err(|error| error.to_string())?;
-            let pages = group.get_column_page_reader(self.column);
+            let group = self.metadata.row_group(group);
+            let num_rows = usize::try_from(group.num_rows()).map_err(|error| error.to_string())?;
+            let pages = SerializedPageReader::new(
+                Arc::clone(&self.source),
+                group.column(self.column),
+                num_rows,
+                None,
+            );
             self.pages = Some(pages.map_err(|error| error.to_string())?);
             self.position = 0;
         }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fault;
 pub mod scenes;
 pub mod server;
 

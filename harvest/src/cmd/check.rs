@@ -4,63 +4,70 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use schemas::shard::list_shards;
-use schemas::{Manifest, SignalValue};
+use schemas::{Manifest, SignalSpec, SignalValue};
 
-use super::{describe_signal, runtime, warn_of_skipped};
-use crate::cache::{check_same_source, keys_of};
-use crate::cli::{ConfigArgs, print};
+use super::{describe_signal, open_teacher, runtime, throwaway_folder, warn_of_skipped};
+use crate::audit::journalled;
+use crate::cache::{check_same_source, each_key, read_manifest};
+use crate::cli::{CheckArgs, print};
 use crate::config::{CacheConfig, Config};
 use crate::error::{Error, Status};
-use crate::journal::{Replay, list_segments};
+use crate::failures::Failures;
 use crate::pipeline::{expected_manifest, new_manifest, teacher_section};
-use crate::plan::{Plan, Survey};
+use crate::place::Place;
+use crate::plan::Plan;
 use crate::progress::{human_bytes, human_time};
+use crate::reporter::Watch;
 use crate::stop::Stop;
-use crate::teacher::{self, ErrorClass, Reply, Teacher, TeacherError};
-
-/// Rows that are asked about before the teacher is given up; each request costs.
-const MAX_ROWS: usize = 5;
+use crate::survey::{Known, Survey};
+use crate::teacher::{self, ErrorClass, Reply, Request, Teacher, TeacherError};
 
 /// Bytes of a row besides its signals: id, draw and provenance.
-const ROW_BYTES: u64 = 48;
+const ROW_BYTES: u64 = 64;
 
-/// Asks about one example, throws the reply away, and prints what a run gives and takes.
+/// Asks about a few examples, throws the replies away, and prints what a run gives and takes.
 ///
 /// # Errors
 /// [`Error`].
-pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
+pub fn run(args: &CheckArgs) -> Result<Status, Error> {
     let config = Config::read(&args.config)?;
-    let (teacher_config, run_config) = teacher_section(&config, &args.config, "check")?;
-    let plan = Plan::open(&config, args.skip_bad_rows)?;
+    let (teachers, run_config) = teacher_section(&config, &args.config, "check")?;
+    let plan = Plan::open(&config, args.skip_bad_rows, args.slice)?;
+    let place = Place::of(&config, args.slice)?;
     let stop = Stop::default();
-    let teacher = teacher::open(teacher_config, run_config, &stop)?;
-    let folder = config.cache_folder();
-    let survey = look_at_cache(&folder, &plan, &teacher, &config)?;
+    let runtime = runtime()?;
+    let state = throwaway_folder()?;
+    let teacher = open_teacher(
+        &plan,
+        state.path(),
+        teachers,
+        run_config,
+        &Watch::default(),
+        &stop,
+    )?;
+    let survey = look_at_cache(&place, &plan, &teacher, &config)?;
     warn_of_skipped(&survey);
-
-    let Answer {
-        reply,
-        manifest,
-        latency,
-    } = runtime()?.block_on(ask(&plan, teacher.as_ref(), &config.cache, &survey))?;
-
-    let in_flight = run_config
+    let mut requests: Vec<Request> = plan
+        .sample(&survey, args.sample.get())?
+        .into_iter()
+        .map(|pending| pending.request)
+        .collect();
+    if requests.is_empty() {
+        requests.extend(survey.first.clone());
+    }
+    let sample = runtime.block_on(ask(&plan, teacher.as_ref(), &config.cache, &requests))?;
+    let concurrency = run_config
         .concurrency
         .get()
         .min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
-    let bytes = survey.num_wanted * row_bytes(&manifest, &reply);
-    let time = latency.mul_f64(survey.num_missing as f64 / in_flight as f64);
     let mut lines = vec![(
         "teacher",
-        format!("{} {}", manifest.teacher.kind, manifest.teacher.model),
+        format!(
+            "{} {}",
+            sample.manifest.teacher.kind, sample.manifest.teacher.model
+        ),
     )];
-    lines.extend(
-        manifest
-            .signals
-            .iter()
-            .map(|signal| ("signal", describe_signal(signal))),
-    );
+    lines.extend(signal_lines(&sample));
     lines.extend(
         survey
             .rows
@@ -69,94 +76,189 @@ pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
     );
     lines.extend([
         ("duplicates", survey.num_duplicates.to_string()),
+        ("copies", survey.num_copies.to_string()),
+        ("earlier", survey.num_failed.to_string()),
         (
             "there",
-            (survey.num_wanted - survey.num_missing).to_string(),
+            (survey.num_wanted - survey.num_missing - survey.num_failed).to_string(),
         ),
-        ("requests", survey.num_missing.to_string()),
-        (
-            "bytes",
-            format!("{bytes} ({} before compression)", human_bytes(bytes)),
-        ),
-        ("time", describe_time(time, latency, in_flight)),
+        ("sampled", sample.describe()),
     ]);
+    let batch = teacher
+        .describe()
+        .batch
+        .max_requests
+        .min(survey.num_requests().max(1) as usize);
+    lines.extend(sample.projection(&survey, batch, concurrency));
     print(&lines)?;
     Ok(Status::Done)
 }
 
-struct Answer {
-    reply: Reply,
+/// What a few replies were like.
+struct Sample {
     manifest: Manifest,
+    replies: Vec<Reply>,
+    num_failed: usize,
     latency: Duration,
 }
 
-/// Asks about one row; about the next one where it is the row that the teacher cannot answer.
+impl Sample {
+    fn mean(&self, of: impl Fn(&Reply) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.replies.iter().filter_map(of).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+
+    fn describe(&self) -> String {
+        let answered = format!("{} answered", self.replies.len());
+        match self.num_failed {
+            0 => answered,
+            failed => format!("{answered}, {failed} failed"),
+        }
+    }
+
+    /// What the requests that are left take, if they are like the sample.
+    fn projection(
+        &self,
+        survey: &Survey,
+        batch: usize,
+        concurrency: usize,
+    ) -> Vec<(&'static str, String)> {
+        let rows = survey.num_requests();
+        let batches = rows.div_ceil(batch as u64);
+        let unknown = || "unknown: the server counts none".to_owned();
+        let tokens = |mean: Option<f64>| {
+            mean.map_or_else(unknown, |mean| format!("{:.0}", mean * rows as f64))
+        };
+        let sum: u64 = self
+            .replies
+            .iter()
+            .map(|reply| row_bytes(&self.manifest, reply))
+            .sum();
+        let bytes = sum * survey.num_missing / (self.replies.len() as u64).max(1);
+        let time = self.latency.mul_f64(batches as f64 / concurrency as f64);
+        let cost = self.mean(|reply| reply.provenance.cost);
+        vec![
+            ("requests", format!("{batches} for {rows} rows")),
+            (
+                "tokens_in",
+                tokens(self.mean(|reply| reply.provenance.tokens_in.map(f64::from))),
+            ),
+            (
+                "tokens_out",
+                tokens(self.mean(|reply| reply.provenance.tokens_out.map(f64::from))),
+            ),
+            (
+                "cost",
+                cost.map_or_else(
+                    || "unknown: set `teacher.price`".to_owned(),
+                    |cost| format!("{:.2}", cost * rows as f64),
+                ),
+            ),
+            (
+                "time",
+                format!(
+                    "{} ({:.1} ms a reply, {concurrency} in flight)",
+                    human_time(time),
+                    self.latency.as_secs_f64() * 1e3
+                ),
+            ),
+            (
+                "bytes",
+                format!("{bytes} ({} before compression)", human_bytes(bytes)),
+            ),
+        ]
+    }
+}
+
+/// The signals with what the server really gave of them.
+fn signal_lines(sample: &Sample) -> Vec<(&'static str, String)> {
+    let line = |signal: &SignalSpec| {
+        let mut text = describe_signal(signal);
+        let given =
+            sample
+                .replies
+                .iter()
+                .find_map(|reply| match reply.signals.get(signal.name()) {
+                    Some(SignalValue::TokenTopK(top_k)) => Some(top_k),
+                    _ => None,
+                });
+        if let Some(top_k) = given {
+            text = format!("{text}, {}", top_k.describe());
+        }
+        ("signal", text)
+    };
+    sample.manifest.signals.iter().map(line).collect()
+}
+
+/// Asks about each row in turn; rows that cannot be answered are passed over while another one can.
 async fn ask(
     plan: &Plan,
     teacher: &dyn Teacher,
     cache: &CacheConfig,
-    survey: &Survey,
-) -> Result<Answer, TeacherError> {
-    let mut rows = survey.first_missing.iter().take(MAX_ROWS);
-    let mut row = rows
-        .next()
-        .or(survey.first.as_ref())
-        .expect("a survey has a row");
-    loop {
+    requests: &[Request],
+) -> Result<Sample, TeacherError> {
+    let mut manifest = None;
+    let mut replies = Vec::new();
+    let mut spent = Duration::ZERO;
+    let mut last = None;
+    for request in requests {
         let asked = Instant::now();
-        let answer = teacher.query(row).await.and_then(|reply| {
-            Ok(Answer {
-                latency: asked.elapsed(),
-                manifest: new_manifest(plan, teacher.describe(), &reply, cache)?,
-                reply,
-            })
-        });
-        match (answer, rows.next()) {
-            (Err(error), Some(next)) if error.class == ErrorClass::Deterministic => {
-                tracing::warn!("row {} failed, asking about the next: {error}", row.id);
-                row = next;
+        let answer = teacher::ask_alone(teacher, request)
+            .await
+            .and_then(|reply| {
+                let shown = new_manifest(plan, teacher.describe(), &reply, cache)?;
+                Ok((shown, reply))
+            });
+        match answer {
+            Ok((shown, reply)) => {
+                spent += asked.elapsed();
+                manifest.get_or_insert(shown);
+                replies.push(reply);
             }
-            (answer, _) => return answer,
+            Err(error) if error.class == ErrorClass::Deterministic => {
+                tracing::warn!("row {} failed: {error}", request.id);
+                last = Some(error);
+            }
+            Err(error) => return Err(error),
         }
     }
-}
-
-fn describe_time(time: Duration, latency: Duration, in_flight: usize) -> String {
-    format!(
-        "{} ({:.1} ms a reply, {in_flight} in flight)",
-        human_time(time),
-        latency.as_secs_f64() * 1e3
-    )
+    match manifest {
+        Some(manifest) => Ok(Sample {
+            manifest,
+            latency: spent / u32::try_from(replies.len()).unwrap_or(u32::MAX),
+            num_failed: requests.len() - replies.len(),
+            replies,
+        }),
+        None => Err(last.expect("a survey has a row, and it failed")),
+    }
 }
 
 /// Compares the data set with what the cache has, the journal included; takes no lock.
 fn look_at_cache(
-    folder: &Path,
+    place: &Place,
     plan: &Plan,
     teacher: &Arc<dyn Teacher>,
     config: &Config,
 ) -> Result<Survey, Error> {
-    if !folder.is_dir() {
-        return plan.survey(&std::collections::HashSet::new());
-    }
-    match Manifest::open(folder) {
-        Ok(manifest) => {
+    let mut known = Known::default();
+    if place.store.local().is_none_or(Path::is_dir) {
+        if let Some(manifest) = read_manifest(place)? {
             let expected = expected_manifest(&manifest, plan, teacher.describe(), &config.cache)?;
-            check_same_source(folder, &manifest, &expected)?;
+            check_same_source(&place.store.location(), &manifest, &expected)?;
         }
-        Err(schemas::Error::NotACache { .. }) => {}
-        Err(error) => return Err(error.into()),
+        let mut journalled = journalled(place)?;
+        each_key(place, |key| {
+            journalled.remove(&key);
+            known.committed(key)
+        })?;
+        for key in journalled {
+            known.committed(key)?;
+        }
+        for key in Failures::of_all_workers(place)? {
+            known.failed(key)?;
+        }
     }
-    let mut known = keys_of(&list_shards(folder)?)?;
-    for segment in list_segments(folder)? {
-        known.extend(
-            Replay::read(&segment)?
-                .records
-                .iter()
-                .map(|record| (record.id, record.draw)),
-        );
-    }
-    plan.survey(&known)
+    plan.survey(&mut known)
 }
 
 fn row_bytes(manifest: &Manifest, reply: &Reply) -> u64 {

@@ -1,26 +1,27 @@
 //! `harvest freeze`: one digest over a whole cache.
 
-use schemas::Manifest;
-
 use super::{Target, describe_missing, warn_of_skipped};
 use crate::audit::Audit;
 use crate::cache::Cache;
 use crate::cli::{FreezeArgs, print};
 use crate::error::{Error, Status};
+use crate::stop::Stop;
 
 /// Verifies the cache, writes the frozen manifest and prints its digest. A frozen cache stays as it is.
 ///
 /// # Errors
 /// [`Error::NotFit`] where something is wrong, left in the journal or missing; [`Error`].
 pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
-    let Target { folder, plan } = Target::find(&args.target)?;
-    Manifest::open(&folder)?;
-    let mut cache = Cache::lock(&folder)?;
+    let Target { place, plan, .. } = Target::find(&args.target)?;
+    place.store.manifest()?;
+    std::fs::create_dir_all(&place.work)
+        .map_err(|source| schemas::Error::io(&place.work, "create", source))?;
+    let mut cache = Cache::lock(place.clone(), &Stop::default())?;
     if args.allow_missing {
         let replays = cache.replay()?;
         cache.recover(replays)?;
     }
-    let audit = Audit::of(&folder, plan.as_ref())?;
+    let audit = Audit::of(&place, plan.as_ref())?;
     let of_shards = audit.hint();
     let mut problems = audit.problems;
     let mut hint = None;
@@ -46,6 +47,13 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
                     survey.num_extra
                 );
             }
+            if survey.num_failed > 0 && !args.allow_missing {
+                problems.push(format!("{} rows failed", survey.num_failed));
+                hint = Some(
+                    "`harvest run --retry-failures` asks for them again; --allow-missing freezes without them"
+                        .to_owned(),
+                );
+            }
             if survey.num_missing > 0 && !args.allow_missing {
                 problems.push(describe_missing(survey));
                 hint = Some(
@@ -56,7 +64,7 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
     }
     if !problems.is_empty() {
         return Err(Error::NotFit {
-            path: folder,
+            location: place.store.location(),
             problems,
             // Nothing is asked for as long as a shard that cannot be read stands for its rows.
             hint: of_shards.or(hint),
@@ -65,7 +73,7 @@ pub fn run(args: &FreezeArgs) -> Result<Status, Error> {
     let mut manifest = audit.manifest;
     if manifest.digest().is_none() {
         manifest = manifest.frozen(audit.shards.clone());
-        manifest.write(&folder)?;
+        place.store.write_manifest(&manifest)?;
     }
     let digest = manifest.digest().expect("it is frozen");
     print(&[

@@ -5,7 +5,9 @@ use crate::cli::{ImportArgs, print};
 use crate::config::{Config, ConfigError, Source};
 use crate::error::{Error, Status};
 use crate::import;
+use crate::place::Place;
 use crate::plan::Plan;
+use crate::stop::Stop;
 
 /// Makes or extends the cache; prints what was done.
 ///
@@ -23,8 +25,8 @@ pub fn run(args: &ImportArgs) -> Result<Status, Error> {
         .into());
     };
     // Files are named by row number, so no row may be skipped.
-    let plan = Plan::open(&config, 0)?;
-    let cache = Cache::lock_or_create(&config.cache_folder())?;
+    let plan = Plan::open(&config, 0, None)?;
+    let cache = Cache::lock_or_create(Place::of(&config, None)?, &Stop::default())?;
     let summary = import::run(&config, source, &plan, cache)?;
     print(&[
         ("examples", summary.num_examples.to_string()),

@@ -1,40 +1,59 @@
 //! One verb per file.
 
+pub mod card;
 pub mod check;
 pub mod freeze;
 pub mod import;
+pub mod merge;
+pub mod replay;
 pub mod run;
+pub mod stats;
 pub mod status;
 pub mod verify;
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 use schemas::{SignalKind, SignalSpec};
 
 use crate::cli::TargetArgs;
-use crate::config::Config;
+use crate::config::{Config, RunConfig, TeacherEntry};
 use crate::error::Error;
-use crate::plan::{Plan, Survey};
+use crate::place::Place;
+use crate::plan::Plan;
+use crate::reporter::Watch;
+use crate::stop::Stop;
+use crate::survey::Survey;
+use crate::teacher::{self, OpenContext, Teacher, TeacherError};
 
-/// A cache that a verb looks at, with the plan where a configuration was named.
+/// A cache that a verb looks at, with configuration and plan where a configuration was named.
 struct Target {
-    folder: PathBuf,
+    place: Place,
     plan: Option<Plan>,
+    config: Option<Config>,
 }
 
 impl Target {
     fn find(args: &TargetArgs) -> Result<Self, Error> {
-        if args.target.is_dir() {
+        let path = Path::new(&args.target);
+        if path.is_dir() || args.target.contains("://") {
+            let place = if path.is_dir() {
+                Place::local(path)
+            } else {
+                Place::remote(&args.target)?
+            };
             return Ok(Self {
-                folder: args.target.clone(),
+                place,
                 plan: None,
+                config: None,
             });
         }
-        let config = Config::read(&args.target)?;
-        let plan = Plan::open(&config, args.skip_bad_rows)?;
+        let config = Config::read(path)?;
+        let plan = Plan::open(&config, args.skip_bad_rows, None)?;
         Ok(Self {
-            folder: config.cache_folder(),
+            place: Place::of(&config, None)?,
             plan: Some(plan),
+            config: Some(config),
         })
     }
 }
@@ -43,6 +62,32 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Runtime::new().map_err(|source| {
         schemas::Error::io("tokio".as_ref(), "start the threads of", source).into()
     })
+}
+
+/// The configured teacher; nothing is sent yet.
+pub fn open_teacher(
+    plan: &Plan,
+    state_folder: &Path,
+    teachers: &[TeacherEntry],
+    run: &RunConfig,
+    watch: &Watch,
+    stop: &Stop,
+) -> Result<Arc<dyn Teacher>, TeacherError> {
+    teacher::open(teachers, |entry| OpenContext {
+        common: &entry.common,
+        run,
+        task: plan.task(),
+        data_folder: plan.data_folder(),
+        state_folder: state_folder.to_owned(),
+        watch: watch.clone(),
+        stop: stop.clone(),
+    })
+}
+
+/// A folder for teachers whose replies are thrown away.
+fn throwaway_folder() -> Result<tempfile::TempDir, schemas::Error> {
+    tempfile::tempdir()
+        .map_err(|source| schemas::Error::io(&std::env::temp_dir(), "create a folder in", source))
 }
 
 fn describe_signal(signal: &SignalSpec) -> String {
@@ -80,7 +125,8 @@ fn describe_missing(survey: &Survey) -> String {
         .first_missing
         .iter()
         .take(3)
-        .map(|request| {
+        .map(|pending| {
+            let request = &pending.request;
             format!(
                 "{} draw {} ({})",
                 request.id,

@@ -1,59 +1,119 @@
 //! `harvest run`: ask about every row that the cache lacks.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::{runtime, warn_of_skipped};
+use schemas::Sha256Digest;
+
+use super::{open_teacher, runtime, warn_of_skipped};
+use crate::budget::Budget;
 use crate::cache::Cache;
-use crate::cli::{ConfigArgs, complain, print};
+use crate::cli::{RunArgs, complain, print};
 use crate::config::Config;
 use crate::error::{Error, Status};
-use crate::failures::{FAILURES_FILE, Failure};
-use crate::pipeline::{self, Ending, Summary, teacher_section};
+use crate::events::{Event, Events};
+use crate::failures::Failure;
+use crate::pipeline::{self, Ending, Job, Summary, teacher_section};
+use crate::place::Place;
 use crate::plan::Plan;
+use crate::reporter::Watch;
 use crate::stop::Stop;
-use crate::teacher;
 
 /// Fills the cache; prints what was done.
 ///
 /// # Errors
 /// [`Error`].
-pub fn run(args: &ConfigArgs) -> Result<Status, Error> {
+pub fn run(args: &RunArgs) -> Result<Status, Error> {
     let config = Config::read(&args.config)?;
-    let (teacher_config, run_config) = teacher_section(&config, &args.config, "run")?;
-    let plan = Arc::new(Plan::open(&config, args.skip_bad_rows)?);
-    let summary = runtime()?.block_on(async {
-        let stop = Stop::on_signals();
-        let teacher = teacher::open(teacher_config, run_config, &stop)?;
-        let cache = Cache::lock_or_create(&config.cache_folder())?;
-        pipeline::run(plan, teacher, &config.cache, run_config, cache, stop).await
-    })?;
+    let (teachers, run_config) = teacher_section(&config, &args.config, "run")?;
+    let plan = Arc::new(Plan::open(&config, args.skip_bad_rows, args.slice)?);
+    let place = Place::of(&config, args.slice)?;
+    let runtime = runtime()?;
+    let stop = runtime.block_on(async { Stop::on_signals() });
+    let failures_file = format!("{}/{}", place.store.location(), place.failures_file());
+    let cache = Cache::lock_or_create(place.clone(), &stop)?;
+    let budget = Budget::open(&config.budget, place.shared_work(), args.slice)?;
+    let watch = Watch {
+        budget: Arc::new(budget),
+        events: if args.json {
+            Events::to_stdout()
+        } else {
+            Events::default()
+        },
+        ..Watch::default()
+    };
+    let job = Job {
+        teacher: open_teacher(&plan, &place.work, teachers, run_config, &watch, &stop)?,
+        plan,
+        cache: config.cache.clone(),
+        run: run_config.clone(),
+        retry_failures: args.retry_failures,
+        watch: watch.clone(),
+        config_digest: Sha256Digest::of_file(&args.config)?.to_string(),
+        metrics_file: args.metrics_file.clone(),
+    };
+    let summary = match pipeline::run(runtime.handle(), &job, cache, &stop) {
+        Ok(summary) => summary,
+        Err(error) => {
+            watch.events.emit(&finished(None, &watch, error.status()));
+            return Err(error);
+        }
+    };
     warn_of_skipped(&summary.survey);
-    // A data set that changes during the run can have more rows than the survey found.
-    let settled = summary.num_committed + summary.num_failed;
-    let left = summary.survey.num_missing.saturating_sub(settled);
-    let printed = print(&[
+    let printed = if args.json {
+        Ok(())
+    } else {
+        print_summary(&summary, &watch)
+    };
+    list_failures(&failures_file, &summary);
+    let mut event = finished(Some(&summary), &watch, Status::Done);
+    let status = end(summary);
+    if let Event::Finished { exit_status, .. } = &mut event {
+        *exit_status = status.as_ref().map_or_else(Error::status, |status| *status) as u8;
+    }
+    watch.events.emit(&event);
+    printed?;
+    status
+}
+
+/// The last event; without a summary the run ended before it knew its rows.
+fn finished(summary: Option<&Summary>, watch: &Watch, status: Status) -> Event<'static> {
+    let count = |of: fn(&Summary) -> u64| summary.map_or(0, of);
+    Event::Finished {
+        rows_wanted: count(|summary| summary.survey.num_wanted),
+        rows_recovered: count(|summary| summary.num_recovered),
+        rows_committed: count(|summary| summary.num_committed),
+        rows_failed: count(|summary| summary.num_failed),
+        rows_left: count(Summary::num_left),
+        requests: watch.metrics.num_requests(),
+        spend: watch.budget.spent_by_this_run().cost(),
+        exit_status: status as u8,
+    }
+}
+
+fn print_summary(summary: &Summary, watch: &Watch) -> Result<(), Error> {
+    let mut lines = vec![
         ("rows", summary.survey.num_wanted.to_string()),
         ("recovered", summary.num_recovered.to_string()),
         ("committed", summary.num_committed.to_string()),
+        ("copied", summary.num_copied.to_string()),
         ("failed", summary.num_failed.to_string()),
-        ("left", left.to_string()),
-    ]);
-    list_failures(&config.cache_folder(), &summary);
-    printed?;
-    end(summary)
+        ("earlier", summary.survey.num_failed.to_string()),
+        ("left", summary.num_left().to_string()),
+        ("requests", watch.metrics.num_requests().to_string()),
+    ];
+    let cost = watch.budget.spent_by_this_run().cost();
+    if cost > 0.0 {
+        lines.push(("cost", format!("{cost:.4}")));
+    }
+    print(&lines)
 }
 
-fn list_failures(folder: &Path, summary: &Summary) {
+fn list_failures(file: &str, summary: &Summary) {
     if summary.num_failed == 0 {
         return;
     }
-    let mut text = format!(
-        "{} rows failed; all are in `{}`",
-        summary.num_failed,
-        folder.join(FAILURES_FILE).display()
-    );
+    let mut text = format!("{} rows failed; all are in `{file}`", summary.num_failed);
     for failure in &summary.first_failures {
         let draw = if failure.draw == 0 {
             String::new()
@@ -76,7 +136,9 @@ fn list_failures(folder: &Path, summary: &Summary) {
     }
     complain(
         &text,
-        Some("mend the rows or the server and run again: only what is missing is asked for"),
+        Some(
+            "mend the rows or the server and run again with --retry-failures; without it they are left alone",
+        ),
     );
 }
 
@@ -84,17 +146,25 @@ fn list_failures(folder: &Path, summary: &Summary) {
 fn end(summary: Summary) -> Result<Status, Error> {
     let kept = summary.num_committed + summary.num_recovered > 0;
     match summary.ending {
-        Ending::Complete if summary.num_failed == 0 => Ok(Status::Done),
+        Ending::Complete if summary.num_failed + summary.survey.num_failed == 0 => Ok(Status::Done),
         Ending::Complete => Ok(Status::UserError),
         Ending::Stopped => Ok(Status::StoppedEarly),
         Ending::Refused(error) if kept => {
             complain(&format!("teacher: {error}"), error.hint().as_deref());
             Ok(Status::StoppedEarly)
         }
-        Ending::Refused(error) => Err(Error::Teacher(error)),
+        Ending::Refused(error) => Err(error.into()),
+        Ending::TooManyFailed(last) => {
+            let error = Error::TooManyFailed {
+                num_failed: summary.num_failed,
+                last: Box::new(last),
+            };
+            complain(&error.to_string(), error.hint().as_deref());
+            Ok(Status::StoppedEarly)
+        }
         Ending::AllFailed(last) => Err(Error::AllFailed {
             num_failed: summary.num_failed,
-            last,
+            last: Box::new(last),
         }),
     }
 }

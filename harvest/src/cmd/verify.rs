@@ -1,19 +1,37 @@
 //! `harvest verify`: every byte of a cache.
 
-use super::{Target, describe_missing, warn_of_skipped};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::replay::{self, Replay};
+use super::{Target, describe_missing, open_teacher, runtime, throwaway_folder, warn_of_skipped};
 use crate::audit::Audit;
-use crate::cli::{TargetArgs, complain, print};
+use crate::budget::Budget;
+use crate::cache::Cache;
+use crate::cli::{VerifyArgs, complain, print};
+use crate::config::Config;
 use crate::error::{Error, Status};
+use crate::pipeline::teacher_section;
+use crate::place::Place;
+use crate::plan::Plan;
+use crate::replay::{Report, Verdict};
+use crate::reporter::Watch;
+use crate::stop::Stop;
 
 /// Reads the cache, prints what it has and what is wrong with it.
 ///
 /// # Errors
 /// [`Error`].
-pub fn run(args: &TargetArgs) -> Result<Status, Error> {
-    let Target { folder, plan } = Target::find(args)?;
-    let audit = Audit::of(&folder, plan.as_ref())?;
+pub fn run(args: &VerifyArgs) -> Result<Status, Error> {
+    let Target {
+        place,
+        plan,
+        config,
+    } = Target::find(&args.target)?;
+    let audit = Audit::of(&place, plan.as_ref())?;
     let mut lines = vec![
         ("rows", audit.num_rows.to_string()),
+        ("failed", audit.num_failed.to_string()),
         ("journalled", audit.num_journalled.to_string()),
         ("shards", audit.shards.len().to_string()),
     ];
@@ -34,6 +52,23 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
             .digest()
             .map(|digest| ("digest", digest.to_string())),
     );
+    let lines = lines
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    let mut lines: Vec<(String, String)> = lines.collect();
+    if let Some(num_rows) = args.replay {
+        let (Some(config), Some(plan)) = (&config, &plan) else {
+            return Err(Error::NeedsConfig {
+                what: "verify --replay",
+            });
+        };
+        let path = Path::new(&args.target.target);
+        let report = ask_again(args, path, num_rows.get(), config, plan, &place)?;
+        if report.verdict == Verdict::Outside {
+            problems.push("the teacher no longer says what the cache holds".into());
+        }
+        lines.extend(report.lines());
+    }
     let printed = print(&lines);
     if let Some((last, others)) = problems.split_last() {
         for problem in others {
@@ -47,4 +82,38 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
     } else {
         Status::UserError
     })
+}
+
+/// Asks the teacher about some rows again, within the budget and with the cache locked: the ledger has one writer.
+fn ask_again(
+    args: &VerifyArgs,
+    path: &Path,
+    num_rows: usize,
+    config: &Config,
+    plan: &Plan,
+    place: &Place,
+) -> Result<Report, Error> {
+    let (teachers, run) = teacher_section(config, path, "verify --replay")?;
+    let runtime = runtime()?;
+    let stop = runtime.block_on(async { Stop::on_signals() });
+    let cache = Cache::lock(place.clone(), &stop)?;
+    let budget = Budget::open(&config.budget, place.shared_work(), None)?;
+    let watch = Watch {
+        budget: Arc::new(budget),
+        ..Watch::default()
+    };
+    // Not the cache's own folder: a teacher may keep earlier answers there.
+    let state = throwaway_folder()?;
+    let teacher = open_teacher(plan, state.path(), teachers, run, &watch, &stop)?;
+    cache.check_source(plan, teacher.describe(), &config.cache)?;
+    let replay = Replay {
+        num_rows,
+        seed: args.seed,
+        concurrency: run.concurrency.get(),
+    };
+    let manifest = place.store.manifest()?;
+    let asked = replay::run(teacher, &place.store, &manifest, replay, |keys| {
+        plan.requests_of(keys)
+    });
+    runtime.block_on(asked)
 }

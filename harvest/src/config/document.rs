@@ -4,48 +4,32 @@ use std::ops::Range;
 use std::path::Path;
 
 use schemas::dataset::DatasetConfig;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::{
-    CacheConfig, Config, ConfigError, EmbeddingsConfig, ImportConfig, ImportKind, NpyConfig,
-    ParquetConfig, RunConfig, SketchConfig, Source, TeacherConfig, TeacherKind,
+    BudgetConfig, CacheConfig, Config, ConfigError, ImportConfig, NpyConfig, ParquetConfig,
+    RunConfig, Source, TeacherEntry,
 };
-
-/// First reading: only what decides the types of the second, which knows every key and where it stands.
-#[derive(Deserialize)]
-struct Outline {
-    teacher: Option<Kind<TeacherKind>>,
-    import: Option<Kind<ImportKind>>,
-}
-
-#[derive(Deserialize)]
-struct Kind<K> {
-    kind: K,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RunDocument<T> {
-    dataset: DatasetConfig,
-    teacher: T,
-    cache: CacheConfig,
-    #[serde(default)]
-    run: RunConfig,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ImportDocument<I> {
-    dataset: DatasetConfig,
-    import: I,
-    cache: CacheConfig,
-}
+use crate::teacher::kinds;
 
 /// A configuration file's path and text.
+#[derive(Clone, Copy, Debug)]
 struct Document<'a> {
     path: &'a Path,
     text: &'a str,
+}
+
+/// A table of a configuration that is taken apart key by key; every refusal knows its line.
+#[derive(Clone, Debug)]
+pub struct Section<'a> {
+    document: Document<'a>,
+    name: String,
+    span: Range<usize>,
+    table: DeTable<'a>,
+    /// Keys that were looked for already.
+    taken: Vec<&'static str>,
 }
 
 pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
@@ -53,65 +37,95 @@ pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    Document { path, text: &text }.parse()
+    parse(path, &text)
+}
+
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let document = Document { path, text };
+    let table = DeTable::parse(text)
+        .map_err(|error| document.refuse(error.span(), &without_value(error.message())))?;
+    let mut root = Section {
+        document,
+        name: String::new(),
+        span: 0..0,
+        table: table.into_inner(),
+        taken: Vec::new(),
+    };
+    let source = source(&mut root)?;
+    let dataset: DatasetConfig = root.needed("dataset")?.rest()?;
+    let cache: CacheConfig = root.needed("cache")?.rest()?;
+    let budget: Option<BudgetConfig> = match root.section("budget")? {
+        Some(section) if matches!(source, Source::Teachers(..)) => Some(section.rest()?),
+        Some(section) => return Err(section.refuse("an import spends nothing")),
+        None => None,
+    };
+    root.end()?;
+    Ok(Config {
+        base: path.parent().unwrap_or(Path::new("")).to_owned(),
+        dataset,
+        source,
+        cache,
+        budget: budget.unwrap_or_default(),
+    })
+}
+
+fn source(root: &mut Section<'_>) -> Result<Source, ConfigError> {
+    let sections = (
+        root.section("teacher")?,
+        root.section("teachers")?,
+        root.section("import")?,
+    );
+    let teachers = match sections {
+        (Some(teacher), None, None) => vec![kinds::read(None, teacher)?],
+        (None, Some(teachers), None) => several(teachers)?,
+        (None, None, Some(import)) => return Ok(Source::Import(import_of(import)?)),
+        (None, None, None) => {
+            return Err(root.refuse("it has none of [teacher], [teachers] and [import]"));
+        }
+        _ => {
+            return Err(root.refuse(
+                "it has more than one of [teacher], [teachers] and [import]; one cache has one source",
+            ));
+        }
+    };
+    let run: RunConfig = match root.section("run")? {
+        Some(section) => section.rest()?,
+        None => RunConfig::default(),
+    };
+    Ok(Source::Teachers(teachers, run))
+}
+
+/// `[teachers.<name>]`, in the order of their names.
+fn several(teachers: Section<'_>) -> Result<Vec<TeacherEntry>, ConfigError> {
+    let names: Vec<String> = teachers.table.keys().map(ToString::to_string).collect();
+    let mut teachers = teachers;
+    let mut entries = Vec::new();
+    for name in names {
+        let section = teachers.needed(&name)?;
+        let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if name.is_empty() || !name.chars().all(valid) {
+            return Err(section.refuse(
+                "a teacher's name is lower-case letters, digits and `_`, since its columns carry it",
+            ));
+        }
+        entries.push(kinds::read(Some(name), section)?);
+    }
+    if entries.is_empty() {
+        return Err(teachers.refuse("it names no teacher"));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+fn import_of(section: Section<'_>) -> Result<ImportConfig, ConfigError> {
+    match section.kind()?.as_str() {
+        "npy" => Ok(ImportConfig::Npy(section.rest::<NpyConfig>()?)),
+        "parquet" => Ok(ImportConfig::Parquet(section.rest::<ParquetConfig>()?)),
+        _ => Err(section.refuse_key("kind", "invalid value, expected `npy` or `parquet`")),
+    }
 }
 
 impl Document<'_> {
-    fn parse(&self) -> Result<Config, ConfigError> {
-        let outline: Outline = self.deserialize()?;
-        match (outline.teacher, outline.import) {
-            (Some(teacher), None) => match teacher.kind {
-                TeacherKind::Sketch => self.run::<SketchConfig>(TeacherConfig::Sketch),
-                TeacherKind::Embeddings => self.run::<EmbeddingsConfig>(TeacherConfig::Embeddings),
-            },
-            (None, Some(import)) => match import.kind {
-                ImportKind::Npy => self.import::<NpyConfig>(ImportConfig::Npy),
-                ImportKind::Parquet => self.import::<ParquetConfig>(ImportConfig::Parquet),
-            },
-            (Some(_), Some(_)) => Err(self.refuse(
-                None,
-                "it has both [teacher] and [import]; one cache has one source",
-            )),
-            (None, None) => Err(self.refuse(None, "it has neither [teacher] nor [import]")),
-        }
-    }
-
-    fn run<T: DeserializeOwned>(
-        &self,
-        wrap: fn(T) -> TeacherConfig,
-    ) -> Result<Config, ConfigError> {
-        let document: RunDocument<T> = self.deserialize()?;
-        let source = Source::Teacher(wrap(document.teacher), document.run);
-        Ok(self.config(document.dataset, source, document.cache))
-    }
-
-    fn import<I: DeserializeOwned>(
-        &self,
-        wrap: fn(I) -> ImportConfig,
-    ) -> Result<Config, ConfigError> {
-        let document: ImportDocument<I> = self.deserialize()?;
-        Ok(self.config(
-            document.dataset,
-            Source::Import(wrap(document.import)),
-            document.cache,
-        ))
-    }
-
-    fn config(&self, dataset: DatasetConfig, source: Source, cache: CacheConfig) -> Config {
-        let base = self.path.parent().unwrap_or(Path::new("")).to_owned();
-        Config {
-            base,
-            dataset,
-            source,
-            cache,
-        }
-    }
-
-    fn deserialize<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(self.text)
-            .map_err(|error| self.refuse(error.span(), &without_value(error.message())))
-    }
-
     fn refuse(&self, span: Option<Range<usize>>, problem: &str) -> ConfigError {
         let at = span.map_or(0, |span| span.start);
         let before = &self.text[..at.min(self.text.len())];
@@ -129,19 +143,173 @@ impl Document<'_> {
         let lines: Vec<&str> = self.text.lines().take(line + 1).collect();
         let section = |line: &&str| -> Option<String> {
             let name = line.trim().strip_prefix('[')?.split(']').next()?;
-            Some(name.trim_matches('[').trim().to_owned())
+            Some(
+                bare(name.trim_matches('[').trim())
+                    .unwrap_or("...")
+                    .to_owned(),
+            )
         };
         let (last, earlier) = lines.split_last()?;
         if let Some(section) = section(last) {
             return Some(section);
         }
         let (key, _) = last.split_once('=')?;
-        let key = key.trim();
+        let key = bare(key.trim())?;
         Some(match earlier.iter().rev().find_map(section) {
             Some(section) => format!("{section}.{key}"),
             None => key.to_owned(),
         })
     }
+}
+
+impl<'a> Section<'a> {
+    /// The table under `key`, taken out; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`] where it is no table.
+    pub fn section(&mut self, key: &str) -> Result<Option<Section<'a>>, ConfigError> {
+        let Some((written, value)) = self.take(key) else {
+            return Ok(None);
+        };
+        let span = written.span();
+        match value.into_inner() {
+            DeValue::Table(table) => Ok(Some(Section {
+                document: self.document,
+                name: self.path_of(key),
+                span,
+                table,
+                taken: Vec::new(),
+            })),
+            _ => Err(self
+                .document
+                .refuse(Some(span), "invalid type, expected a table")),
+        }
+    }
+
+    fn needed(&mut self, key: &str) -> Result<Section<'a>, ConfigError> {
+        self.section(key)?
+            .ok_or_else(|| self.refuse(&format!("the section [{}] is missing", self.path_of(key))))
+    }
+
+    /// The text under `kind`, which stays.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`] where there is none.
+    pub fn kind(&self) -> Result<String, ConfigError> {
+        let entry = self
+            .table
+            .iter()
+            .find(|(key, _)| key.get_ref().as_ref() == "kind");
+        match entry {
+            None => Err(self.refuse("missing field `kind`")),
+            Some((_, value)) => match value.get_ref().as_str() {
+                Some(kind) => Ok(kind.to_owned()),
+                None => Err(self.refuse_key("kind", "invalid type, expected a string")),
+            },
+        }
+    }
+
+    /// Reads the keys in `keys` as a `T` and takes them out.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`].
+    pub fn part<T: DeserializeOwned>(&mut self, keys: &[&'static str]) -> Result<T, ConfigError> {
+        let mut table = DeTable::new();
+        for key in keys {
+            if let Some((written, value)) = self.take(key) {
+                table.insert(written, value);
+            }
+        }
+        let part = self.deserialize(table)?;
+        self.taken.extend(keys);
+        Ok(part)
+    }
+
+    /// Reads what is left as a `T`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`].
+    pub fn rest<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
+        let table = self.table.clone();
+        self.deserialize(table)
+    }
+
+    fn end(self) -> Result<(), ConfigError> {
+        match self.table.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(self.document.refuse(
+                Some(key.span()),
+                &format!("unknown section or key `{}`", key.get_ref()),
+            )),
+        }
+    }
+
+    /// A refusal of the section as a whole.
+    pub fn refuse(&self, problem: &str) -> ConfigError {
+        self.document.refuse(Some(self.span.clone()), problem)
+    }
+
+    /// A refusal of the value under `key`.
+    pub fn refuse_key(&self, key: &str, problem: &str) -> ConfigError {
+        let span = self
+            .table
+            .keys()
+            .find(|written| written.get_ref().as_ref() == key)
+            .map_or_else(|| self.span.clone(), Spanned::span);
+        self.document.refuse(Some(span), problem)
+    }
+
+    fn take(
+        &mut self,
+        key: &str,
+    ) -> Option<(Spanned<toml::de::DeString<'a>>, Spanned<DeValue<'a>>)> {
+        let written = self
+            .table
+            .keys()
+            .find(|written| written.get_ref().as_ref() == key)?
+            .clone();
+        let value = self.table.remove(&written)?;
+        Some((written, value))
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
+    }
+
+    fn deserialize<T: DeserializeOwned>(&self, table: DeTable<'a>) -> Result<T, ConfigError> {
+        let value = Spanned::new(self.span.clone(), DeValue::Table(table));
+        T::deserialize(ValueDeserializer::from(value)).map_err(|error| {
+            let message = without_value(error.message());
+            self.document
+                .refuse(error.span(), &self.with_taken(message))
+        })
+    }
+
+    /// The keys that a refusal lists are those of the last part alone.
+    fn with_taken(&self, message: String) -> String {
+        if self.taken.is_empty() || !message.starts_with("unknown field ") {
+            return message;
+        }
+        let mut names = message.split('`').skip(1).step_by(2);
+        let unknown = names.next().unwrap_or_default();
+        let known = self.taken.iter().copied().chain(names);
+        let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+        format!(
+            "unknown field `{unknown}`, expected one of {}",
+            known.join(", ")
+        )
+    }
+}
+
+/// A name as TOML has it without quotation marks. Anything else before a `=` or after a `[` may be a part of a value that
+/// goes over several lines.
+fn bare(name: &str) -> Option<&str> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (!name.is_empty() && name.chars().all(valid)).then_some(name)
 }
 
 /// Serde repeats a value that it refuses; it could be a secret in the wrong place.

@@ -5,16 +5,22 @@
 mod document;
 mod error;
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemas::dataset::DatasetConfig;
 use schemas::{FloatType, Split};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::secret::SecretName;
-use crate::teacher::BaseUrl;
+use crate::teacher::{BaseUrl, TeacherKind};
 
+pub use document::Section;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use document::parse;
 pub use error::ConfigError;
 
 /// A configuration file: what to ask about, where the replies come from, where they go.
@@ -24,104 +30,170 @@ pub struct Config {
     pub base: PathBuf,
     /// `[dataset]`
     pub dataset: DatasetConfig,
-    /// `[teacher]` and `[run]`, or `[import]`.
+    /// `[teacher]` or `[teachers.<name>]`, and `[run]`; or `[import]`.
     pub source: Source,
     /// `[cache]`
     pub cache: CacheConfig,
+    /// `[budget]`
+    pub budget: BudgetConfig,
 }
 
 /// Where the replies come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A teacher that is asked, and how.
-    Teacher(TeacherConfig, RunConfig),
+    /// Teachers that are asked, at least one, and how.
+    Teachers(Vec<TeacherEntry>, RunConfig),
     /// Features that were made elsewhere.
     Import(ImportConfig),
 }
 
-/// `[teacher]`, by its `kind`.
+/// One configured teacher.
 #[derive(Clone, Debug)]
-pub enum TeacherConfig {
-    /// The built-in text-to-image teacher.
-    Sketch(SketchConfig),
-    /// An OpenAI-compatible embeddings endpoint.
-    Embeddings(EmbeddingsConfig),
+pub struct TeacherEntry {
+    /// Its name where there are several; the names of its signals start with it.
+    pub name: Option<String>,
+    /// What every teacher has.
+    pub common: CommonConfig,
+    /// What its kind has.
+    pub kind: Arc<dyn TeacherKind>,
 }
 
-impl TeacherConfig {
-    /// The prompt template, where one is configured.
-    pub fn prompt(&self) -> Option<&str> {
-        match self {
-            Self::Sketch(config) => config.prompt.as_deref(),
-            Self::Embeddings(config) => config.prompt.as_deref(),
-        }
-    }
-}
-
-/// `kind` of `[teacher]`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TeacherKind {
-    /// See [`SketchConfig`].
-    Sketch,
-    /// See [`EmbeddingsConfig`].
-    Embeddings,
-}
-
-/// `[teacher]` with `kind = "sketch"`.
-#[derive(Clone, Debug, Deserialize)]
+/// What every `[teacher]` may have, whatever its kind.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SketchConfig {
-    /// Always [`TeacherKind::Sketch`].
-    pub kind: TeacherKind,
-    /// Template of the text that is drawn; left out, the task's own.
+pub struct CommonConfig {
+    /// The kind, by name.
+    pub kind: String,
+    /// Template of the prompt; left out, the task's own.
     pub prompt: Option<String>,
-    /// Whether the picture is kept as PNG besides the feature.
+    /// Field of the data set that holds the path or the address of a picture.
+    pub image_field: Option<String>,
+    /// Hosts that pictures may be fetched from; without any, only files of the data set's folder are read.
     #[serde(default)]
-    pub image: bool,
+    pub image_hosts: Vec<String>,
+    /// Whether a picture may be given as a data URI in place of its name; no key, but what a teacher sets that hands
+    /// pictures on to another.
+    #[serde(skip)]
+    pub inline_images: bool,
+    /// What replies cost.
+    #[serde(default)]
+    pub price: PriceConfig,
+    /// Licence of the teacher's replies, for the manifest and the card.
+    pub license: Option<String>,
+    /// Terms under which the replies may be used, in words or as an address.
+    pub terms: Option<String>,
 }
 
-/// `[teacher]` with `kind = "embeddings"`.
+impl CommonConfig {
+    /// The keys, for [`Section::part`].
+    pub const KEYS: [&'static str; 7] = [
+        "kind",
+        "prompt",
+        "image_field",
+        "image_hosts",
+        "price",
+        "license",
+        "terms",
+    ];
+}
+
+/// `price` of a teacher, in any one currency.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceConfig {
+    /// Of a million tokens of prompts.
+    #[serde(default, deserialize_with = "amount")]
+    pub input_per_million: f64,
+    /// Of a million tokens of replies.
+    #[serde(default, deserialize_with = "amount")]
+    pub output_per_million: f64,
+    /// Of each request.
+    #[serde(default, deserialize_with = "amount")]
+    pub per_request: f64,
+}
+
+/// What every teacher that is asked over HTTP has.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EmbeddingsConfig {
-    /// Always [`TeacherKind::Embeddings`].
-    pub kind: TeacherKind,
-    /// Template of the text that is embedded; left out, the task's own.
-    pub prompt: Option<String>,
+pub struct ServerConfig {
     /// Base address, up to and including the version: `https://api.openai.com/v1`.
     pub url: BaseUrl,
     /// Model by the server's name for it.
     pub model: String,
     /// Environment variable that holds the key; left out, none is sent.
     pub api_key_env: Option<SecretName>,
-    /// How the server is asked to write vectors.
+    /// Further headers.
     #[serde(default)]
-    pub encoding: Encoding,
-    /// Width to ask for, of models that offer several.
-    pub dimensions: Option<NonZeroU32>,
+    pub headers: BTreeMap<String, String>,
+    /// Further headers whose values are secrets: the environment variable of each.
+    #[serde(default)]
+    pub secret_headers: BTreeMap<String, SecretName>,
     /// Seconds after which a request counts as lost.
     #[serde(default = "default_timeout_seconds")]
     pub timeout_seconds: NonZeroU64,
+    /// Largest reply that is read, in MiB.
+    #[serde(default = "default_max_reply_mib")]
+    pub max_reply_mib: NonZeroU32,
 }
 
-/// How a server writes vectors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// JSON numbers.
-    #[default]
-    Float,
-    /// Little-endian f32 in base64: a quarter of the bytes.
-    Base64,
+impl ServerConfig {
+    /// The keys, for [`Section::part`].
+    pub const KEYS: [&'static str; 7] = [
+        "url",
+        "model",
+        "api_key_env",
+        "headers",
+        "secret_headers",
+        "timeout_seconds",
+        "max_reply_mib",
+    ];
+}
+
+/// `[budget]`: what a cache may take, over all its runs; no limit where a key is left out.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Requests sent, repeated ones included.
+    pub requests: Option<u64>,
+    /// Tokens of prompts and replies.
+    pub tokens: Option<u64>,
+    /// Money, in the currency of `price`.
+    #[serde(default, deserialize_with = "some_amount")]
+    pub cost: Option<f64>,
+}
+
+/// An amount of money: finite and not negative.
+fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let amount = f64::deserialize(deserializer)?;
+    if amount.is_finite() && amount >= 0.0 {
+        return Ok(amount);
+    }
+    Err(D::Error::custom(
+        "expected an amount that is finite and not negative",
+    ))
+}
+
+fn some_amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    amount(deserializer).map(Some)
+}
+
+/// A share above 0 and up to 1.
+fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    if share > 0.0 && share <= 1.0 {
+        return Ok(share);
+    }
+    Err(D::Error::custom("expected a share above 0 and up to 1"))
 }
 
 /// `[cache]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
-    /// The folder.
-    pub path: PathBuf,
+    /// The folder, or an address such as `s3://bucket/prefix`.
+    pub path: String,
+    /// Local folder of the journal and the lock; left out, the cache's own, or one beside the configuration.
+    pub work: Option<PathBuf>,
     /// Stored element type of vectors.
     #[serde(default)]
     pub dtype: FloatType,
@@ -145,6 +217,9 @@ pub struct RunConfig {
     pub max_tries: NonZeroU32,
     /// Splits to ask about; left out, all.
     pub splits: Option<Vec<Split>>,
+    /// Share of failed rows, in (0, 1], above which a run stops; counted from the hundredth settled row on.
+    #[serde(default = "default_max_failure_share", deserialize_with = "share")]
+    pub max_failure_share: f64,
 }
 
 impl Default for RunConfig {
@@ -154,6 +229,7 @@ impl Default for RunConfig {
             draws: default_draws(),
             max_tries: default_max_tries(),
             splits: None,
+            max_failure_share: default_max_failure_share(),
         }
     }
 }
@@ -261,12 +337,20 @@ fn default_timeout_seconds() -> NonZeroU64 {
     const { NonZeroU64::new(60).expect("not zero") }
 }
 
+fn default_max_reply_mib() -> NonZeroU32 {
+    const { NonZeroU32::new(64).expect("not zero") }
+}
+
 fn default_rows_per_shard() -> NonZeroUsize {
     const { NonZeroUsize::new(10_000).expect("not zero") }
 }
 
 fn default_concurrency() -> NonZeroUsize {
     const { NonZeroUsize::new(8).expect("not zero") }
+}
+
+fn default_max_failure_share() -> f64 {
+    0.1
 }
 
 fn default_draws() -> NonZeroU32 {
@@ -298,15 +382,10 @@ impl Config {
         document::read(path)
     }
 
-    /// Folder of the cache.
-    pub fn cache_folder(&self) -> PathBuf {
-        self.base.join(&self.cache.path)
-    }
-
     /// Splits to use; `None` for all.
     pub fn splits(&self) -> Option<&[Split]> {
         match &self.source {
-            Source::Teacher(_, run) => run.splits.as_deref(),
+            Source::Teachers(_, run) => run.splits.as_deref(),
             Source::Import(import) => import.splits(),
         }
     }
@@ -314,7 +393,7 @@ impl Config {
     /// Replies kept for each example.
     pub fn draws(&self) -> u32 {
         match &self.source {
-            Source::Teacher(_, run) => run.draws.get(),
+            Source::Teachers(_, run) => run.draws.get(),
             Source::Import(_) => 1,
         }
     }

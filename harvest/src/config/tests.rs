@@ -13,18 +13,21 @@ fn keys<T: serde::de::DeserializeOwned>() -> Vec<String> {
 }
 
 #[test]
+fn keys_of_every_teacher_are_taken_out_by_name() {
+    assert_eq!(keys::<CommonConfig>(), CommonConfig::KEYS);
+    assert_eq!(keys::<ServerConfig>(), ServerConfig::KEYS);
+}
+
+#[test]
 fn every_key_is_in_the_reference_under_its_section() {
     let reference = include_str!("../../../docs/harvest.md");
     for (heading, keys) in [
         ("### `[dataset]`", keys::<DatasetConfig>()),
         (
-            "### `[teacher]` with `kind = \"sketch\"`",
-            keys::<SketchConfig>(),
+            "### `[teacher]`",
+            [keys::<CommonConfig>(), keys::<ServerConfig>()].concat(),
         ),
-        (
-            "### `[teacher]` with `kind = \"embeddings\"`",
-            keys::<EmbeddingsConfig>(),
-        ),
+        ("### `[budget]`", keys::<BudgetConfig>()),
         ("### `[cache]`", keys::<CacheConfig>()),
         ("### `[run]`", keys::<RunConfig>()),
         ("### `[import]` with `kind = \"npy\"`", keys::<NpyConfig>()),
@@ -81,15 +84,18 @@ fn defaults_are_those_of_the_reference() {
         (config.cache.dtype, config.cache.rows_per_shard.get()),
         (FloatType::F16, 10_000)
     );
-    let Source::Teacher(TeacherConfig::Sketch(sketch), run) = &config.source else {
-        panic!("it is a sketch")
+    let Source::Teachers(teachers, run) = &config.source else {
+        panic!("it has a teacher")
     };
-    assert!(!sketch.image && sketch.prompt.is_none() && run.splits.is_none());
+    let [teacher] = teachers.as_slice() else {
+        panic!("it has one teacher")
+    };
+    assert!(teacher.common.prompt.is_none() && run.splits.is_none());
     assert_eq!(
         (run.concurrency.get(), run.draws.get(), run.max_tries.get()),
         (8, 1, 5)
     );
-    assert_eq!(config.cache_folder(), config.base.join("c"));
+    assert_eq!(config.cache.path, "c");
 }
 
 #[test]
@@ -97,11 +103,19 @@ fn refusals_name_line_and_key() {
     for (section, refusal) in [
         (
             "[teacher]\nkind = \"sketch\"\nwidth = 3\n",
-            "a.toml:7: `teacher.width`: unknown field `width`, expected one of `kind`, `prompt`, `image`",
+            "a.toml:7: `teacher.width`: unknown field `width`, expected one of `kind`, `prompt`, `image_field`, `image_hosts`, `price`, `license`, `terms`, `image`",
+        ),
+        (
+            "[teacher]\nkind = \"sketch\"\n[budget]\ncost = -0.5\n",
+            "a.toml:8: `budget.cost`: expected an amount that is finite and not negative",
+        ),
+        (
+            "[teacher]\nkind = \"sketch\"\n[run]\nmax_failure_share = 1.5\n",
+            "a.toml:8: `run.max_failure_share`: expected a share above 0 and up to 1",
         ),
         (
             "[teacher]\nkind = \"oracle\"\n",
-            "a.toml:6: `teacher.kind`: unknown variant, expected `sketch` or `embeddings`",
+            "a.toml:6: `teacher.kind`: unknown variant, expected one of `anthropic`, `batch`, `chat`, `command`, `completions`, `embeddings`, `gemini`, `images`, `ollama`, `sketch`, `tei`",
         ),
         (
             "[teacher]\nkind = \"sketch\"\n[run]\ndraws = 0\n",
@@ -129,11 +143,11 @@ fn refusals_name_line_and_key() {
         ),
         (
             "[import]\nkind = \"npy\"\npath = \"f\"\nmodel = \"m\"\n[run]\n",
-            "a.toml:9: `run`: unknown field `run`, expected one of `dataset`, `import`, `cache`",
+            "a.toml:9: `run`: unknown section or key `run`",
         ),
         (
             "",
-            "a.toml:1: `dataset`: it has neither [teacher] nor [import]",
+            "a.toml:1: `dataset`: it has none of [teacher], [teachers] and [import]",
         ),
     ] {
         assert_eq!(
@@ -184,4 +198,17 @@ fn patterns_name_files() {
         PathBuf::from("train_7.npy")
     );
     assert!(FilePattern::try_from("{split}.npy".to_owned()).is_err());
+}
+
+#[test]
+fn what_stands_before_an_equals_sign_in_a_value_is_no_key() {
+    let secret = "c2VjcmV0";
+    for text in [
+        format!("[teacher]\nsignals = [\n  \"{secret}==\" 1\n]\n"),
+        format!("[teacher api_key = \"{secret}\"\n"),
+    ] {
+        let error = parse(Path::new("a.toml"), &text).unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(!told.contains(secret), "{told}");
+    }
 }

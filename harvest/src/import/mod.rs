@@ -85,3 +85,11 @@ impl Missing {
         })
     }
 }
+
+/// Reads an array of NumPy.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_npy(data: &[u8]) {
+    if let Ok(values) = npy::parse(data) {
+        assert!(values.len() <= data.len() / 2);
+    }
+}

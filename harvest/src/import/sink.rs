@@ -8,7 +8,7 @@ use schemas::{
     TeacherRecord,
 };
 
-use crate::cache::{Cache, Key, check_same_source, commit, publish};
+use crate::cache::{Cache, Key, check_same_source, commit, each_key, publish};
 use crate::config::CacheConfig;
 use crate::error::Error;
 use crate::plan::Plan;
@@ -18,6 +18,7 @@ const SIGNAL: &str = "feature";
 /// A cache that takes features.
 pub(super) struct Sink<'a> {
     cache: Cache,
+    known: HashSet<Key>,
     plan: &'a Plan,
     config: &'a CacheConfig,
     teacher: TeacherIdentity,
@@ -44,8 +45,14 @@ impl<'a> Sink<'a> {
             model: model.to_owned(),
             settings,
         };
+        let mut known = HashSet::new();
+        each_key(cache.place(), |key| {
+            known.insert(key);
+            Ok(())
+        })?;
         let sink = Self {
             cache,
+            known,
             plan,
             config,
             teacher,
@@ -56,14 +63,15 @@ impl<'a> Sink<'a> {
         if let Some(cached) = sink.cache.manifest() {
             let signal = cached.signal(SIGNAL).and_then(SignalSpec::vector);
             // The width is compared once a feature shows it.
-            sink.begin(signal.map_or(1, |(width, _)| width), sink.cache.folder())?;
+            let origin = sink.cache.place().store.location();
+            sink.begin(signal.map_or(1, |(width, _)| width), origin.as_ref())?;
         }
         Ok(sink)
     }
 
     /// Rows that the cache had before this import.
     pub(super) fn known(&self) -> &HashSet<Key> {
-        self.cache.known()
+        &self.known
     }
 
     /// Adds the feature of an example; `origin` is the file it came from.
@@ -115,19 +123,24 @@ impl<'a> Sink<'a> {
             dataset,
             self.plan.draws(),
             vec![signal],
-        );
+        )
+        .with_notes(self.plan.notes().clone());
         if let Some(cached) = self.cache.manifest() {
-            check_same_source(self.cache.folder(), cached, &manifest)?;
+            check_same_source(&self.cache.place().store.location(), cached, &manifest)?;
         }
         Ok(manifest)
     }
 
     fn commit(&mut self) -> Result<(), Error> {
         if let Some(manifest) = self.manifest.as_ref().filter(|_| !self.rows.is_empty()) {
-            publish(self.cache.folder(), manifest)?;
+            publish(self.cache.place(), manifest)?;
             let number = self.cache.take_number();
-            commit(self.cache.folder(), number, manifest, &self.rows)?;
-            self.rows.clear();
+            commit(
+                self.cache.place(),
+                number,
+                manifest,
+                self.rows.drain(..).map(Ok),
+            )?;
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! The loop that keeps requests in flight and rolls shards.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +8,21 @@ use schemas::{Manifest, TeacherRecord};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
-use super::open_shard::OpenShard;
-use super::{Ending, Queue, Summary, record};
-use crate::cache::{Cache, publish};
+use super::open_shard::{Committed, OpenShard};
+use super::source::{Batch, Queue};
+use super::{Ending, Job, Summary, record};
+use crate::budget::Budget;
+use crate::cache::{Cache, Key, publish};
 use crate::error::Error;
-use crate::failures::{Failure, Failures};
-use crate::journal::Segment;
-use crate::plan::{NUM_LISTED, Pending};
-use crate::progress::Progress;
+use crate::failures::Failure;
+use crate::journal::{Line, Segment};
+use crate::parts::{Parts, SegmentParts};
+use crate::plan::NUM_LISTED;
+use crate::reporter::Reporter;
+use crate::reserve::Reserve;
 use crate::stop::Stop;
-use crate::teacher::{ErrorClass, Request, Teacher, TeacherError};
+use crate::survey::Pending;
+use crate::teacher::{ErrorClass, Reply, Request, Teacher, TeacherError};
 
 /// Time between two synchronisations of the journal: what a power cut can cost at most.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
@@ -27,67 +31,84 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 /// reply is sought among them.
 const MAX_FAILED_AT_START: u64 = NUM_LISTED as u64;
 
-/// Shards that are open or being written at a time.
-const MAX_OPEN_SHARDS: usize = 2;
+/// Rows that must be settled before their share of failures stops a run.
+const MIN_SETTLED: u64 = 100;
+
+/// Shards that are open or being written at a time: one takes requests while others wait for a slow last reply.
+const MAX_OPEN_SHARDS: usize = 4;
 
 /// What became of a request.
 enum Outcome {
-    Kept(TeacherRecord),
+    Kept(Key, Line),
     Failed(Request, TeacherError),
+    /// What was answered does not fit the cache: neither do the parts that it was made of.
+    Unfit(Request, TeacherError),
     /// The reply could not be journalled.
     Lost(Error),
 }
 
 struct Answer {
     shard: u32,
-    position: u64,
-    outcome: Outcome,
+    rows: Vec<(u64, Outcome)>,
 }
 
-pub(super) struct Driver {
-    folder: PathBuf,
-    cache: Cache,
+pub(super) struct Driver<'a> {
+    cache: &'a mut Cache,
+    summary: &'a mut Summary,
     manifest: Arc<Manifest>,
     teacher: Arc<dyn Teacher>,
+    parts: Arc<Parts>,
+    reserve: Arc<Reserve>,
     rows_per_shard: usize,
+    batch_rows: usize,
+    max_failure_share: f64,
     /// The shard that takes requests.
     filling: Option<u32>,
     open: BTreeMap<u32, OpenShard>,
     asking: JoinSet<Answer>,
-    committing: JoinSet<Result<u64, schemas::Error>>,
-    failures: Failures,
-    progress: Progress,
-    summary: Summary,
+    committing: JoinSet<Result<Committed, Error>>,
+    reporter: Reporter,
+    budget: Arc<Budget>,
     /// Replies that the cache has, those of earlier runs included.
     num_answered: u64,
+    num_settled: u64,
     /// The first error that ends the run.
     fatal: Option<Error>,
 }
 
-impl Driver {
+impl<'a> Driver<'a> {
     pub(super) fn new(
-        cache: Cache,
+        job: &Job,
+        cache: &'a mut Cache,
         manifest: Manifest,
-        teacher: Arc<dyn Teacher>,
-        rows_per_shard: usize,
-        failures: Failures,
-        summary: Summary,
+        parts: Arc<Parts>,
+        reserve: Arc<Reserve>,
+        summary: &'a mut Summary,
     ) -> Self {
         let survey = &summary.survey;
+        let num_failed = cache.failures().num_new();
         Self {
-            folder: cache.folder().to_owned(),
-            progress: Progress::new(survey.num_missing - failures.num_failed()),
-            num_answered: survey.num_wanted - survey.num_missing,
-            failures,
+            reporter: Reporter::new(
+                survey.num_requests() - num_failed,
+                job.watch.clone(),
+                job.metrics_file.clone(),
+            ),
+            budget: Arc::clone(&job.watch.budget),
+            num_answered: survey.num_wanted - survey.num_missing - survey.num_failed,
+            num_settled: num_failed,
             cache,
+            summary,
             manifest: Arc::new(manifest),
-            teacher,
-            rows_per_shard,
+            teacher: Arc::clone(&job.teacher),
+            parts,
+            reserve,
+            rows_per_shard: job.cache.rows_per_shard.get(),
+            batch_rows: job.teacher.describe().batch.max_requests,
+            max_failure_share: job.run.max_failure_share,
             filling: None,
             open: BTreeMap::new(),
             asking: JoinSet::new(),
             committing: JoinSet::new(),
-            summary,
             fatal: None,
         }
     }
@@ -98,10 +119,10 @@ impl Driver {
         mut self,
         mut queue: Queue,
         concurrency: usize,
-        first: Option<TeacherRecord>,
+        first: Option<(u64, TeacherRecord)>,
         stop: &Stop,
-    ) -> Result<Summary, Error> {
-        self.begin(&mut queue, first).await?;
+    ) -> Result<(), Error> {
+        self.begin(first).await?;
         let mut sync = tokio::time::interval(SYNC_INTERVAL);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut accepting = true;
@@ -113,14 +134,19 @@ impl Driver {
                 biased;
                 () = stop.requested(), if accepting => {
                     self.summary.ending = Ending::Stopped;
-                    Ok(())
+                    self.reporter.stopping("asked to");
+                    self.cache.place().check_lease()
                 }
                 Some(answer) = self.asking.join_next() => self.answered(answer),
                 Some(committed) = self.committing.join_next() => self.committed(committed),
-                _ = sync.tick() => self.sync().await,
-                pending = queue.recv(), if may_send => {
-                    accepting = pending.is_some();
-                    pending.map_or(Ok(()), |pending| self.ask(pending?))
+                _ = sync.tick() => {
+                    self.reporter.queue_depth(queue.len() * self.batch_rows);
+                    self.reporter.tick();
+                    self.sync().await
+                }
+                batch = queue.recv(), if may_send => {
+                    accepting = batch.is_some();
+                    batch.map_or(Ok(()), |batch| self.ask(batch?))
                 }
             };
             if let Err(error) = done {
@@ -134,56 +160,55 @@ impl Driver {
                 self.close();
             }
         }
-        match self.fatal {
-            Some(error) => Err(error),
-            None => Ok(self.summary.with(self.failures)),
-        }
+        self.fatal.map_or(Ok(()), Err)
     }
 
     fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Error> {
-        self.settle(answer?)
+        self.settle(answer?)?;
+        self.parts.take_failure().map_or(Ok(()), Err)?;
+        Ok(self.reserve.check()?)
     }
 
     fn committed(
         &mut self,
-        num_rows: Result<Result<u64, schemas::Error>, JoinError>,
+        committed: Result<Result<Committed, Error>, JoinError>,
     ) -> Result<(), Error> {
-        self.summary.num_committed += num_rows??;
+        let Committed { file, num_rows } = committed??;
+        if let Some((file, num_bytes)) = file {
+            tracing::debug!("committed {file} with {num_rows} rows");
+            self.reporter.committed(&file, num_rows, num_bytes);
+        }
+        self.summary.num_committed += num_rows;
         Ok(())
     }
 
     /// Journals the reply that the probe brought before anything else, and opens the manifest for new rows.
-    async fn begin(
-        &mut self,
-        queue: &mut Queue,
-        first: Option<TeacherRecord>,
-    ) -> Result<(), Error> {
-        if let Some(record) = first {
+    async fn begin(&mut self, first: Option<(u64, TeacherRecord)>) -> Result<(), Error> {
+        if let Some((position, record)) = first {
             let shard = self.shard()?;
-            shard.segment().append(&record)?;
-            shard.sent();
-            // The source hands out the request of the probe first, since both follow the order of the data set and
-            // the rows that failed before it are left out.
-            let pending = queue
-                .recv()
-                .await
-                .expect("the survey found a missing row")?;
+            let line = shard.segment().append(&record)?;
+            shard.sent(1);
             let answer = Answer {
                 shard: self.filling.expect("the first shard takes requests"),
-                position: pending.position,
-                outcome: Outcome::Kept(record),
+                rows: vec![(position, Outcome::Kept((record.id, record.draw), line))],
             };
             self.close_if_full();
             self.settle(answer)?;
         }
-        Ok(publish(&self.folder, &self.manifest)?)
+        let (place, manifest) = (self.cache.place().clone(), Arc::clone(&self.manifest));
+        tokio::task::spawn_blocking(move || publish(&place, &manifest)).await?
     }
 
     /// The shard that takes requests, opened where there is none.
     fn shard(&mut self) -> Result<&mut OpenShard, Error> {
         if self.filling.is_none() {
             let number = self.cache.take_number();
-            let segment = Segment::create(&self.folder, number, &self.manifest)?;
+            let segment = Segment::create_with(
+                &self.cache.place().work,
+                number,
+                &self.manifest,
+                Some(Arc::clone(&self.reserve)),
+            )?;
             self.open.insert(number, OpenShard::new(number, segment));
             self.filling = Some(number);
         }
@@ -191,22 +216,30 @@ impl Driver {
         Ok(shard.expect("the shard that takes requests is open"))
     }
 
-    fn ask(&mut self, pending: Pending) -> Result<(), Error> {
-        let Pending { position, request } = pending;
+    fn ask(&mut self, batch: Batch) -> Result<(), Error> {
         let shard = self.shard()?;
-        shard.sent();
+        shard.sent(batch.len());
         let segment = Arc::clone(shard.segment());
         let shard = self.filling.expect("the shard that takes requests is open");
         let (teacher, manifest) = (Arc::clone(&self.teacher), Arc::clone(&self.manifest));
+        let carried = Arc::clone(&self.parts);
         self.asking.spawn(async move {
-            let outcome = match teacher.query(&request).await {
-                Err(error) => Outcome::Failed(request, error),
-                Ok(reply) => keep(request, reply, &manifest, &segment),
+            let (positions, requests): (Vec<u64>, Vec<Request>) = batch
+                .into_iter()
+                .map(|Pending { position, request }| (position, request))
+                .unzip();
+            let paid = SegmentParts { segment, carried };
+            let replies = match teacher.query(&requests, &paid).await {
+                Ok(answers) => answers.replies,
+                Err(error) => vec![Err(error); requests.len()],
             };
+            let outcomes = requests
+                .into_iter()
+                .zip(replies)
+                .map(|(request, reply)| keep(request, reply, &manifest, &paid.segment));
             Answer {
                 shard,
-                position,
-                outcome,
+                rows: positions.into_iter().zip(outcomes).collect(),
             }
         });
         self.close_if_full();
@@ -217,7 +250,7 @@ impl Driver {
         let full = |number| {
             self.open
                 .get(&number)
-                .is_some_and(|shard| shard.num_sent() >= self.rows_per_shard)
+                .is_some_and(|shard| shard.is_full(self.rows_per_shard))
         };
         if self.filling.is_some_and(full) {
             self.close();
@@ -235,50 +268,88 @@ impl Driver {
         if self.filling != Some(number) && self.open.get(&number).is_some_and(OpenShard::is_settled)
         {
             let shard = self.open.remove(&number).expect("it was just seen");
-            let (folder, manifest) = (self.folder.clone(), Arc::clone(&self.manifest));
+            let (place, manifest) = (self.cache.place().clone(), Arc::clone(&self.manifest));
+            let parts = Arc::clone(&self.parts);
             self.committing
-                .spawn_blocking(move || shard.commit(&folder, &manifest));
+                .spawn_blocking(move || shard.commit(&place, &manifest, &parts));
         }
     }
 
     fn settle(&mut self, answer: Answer) -> Result<(), Error> {
-        let row = match answer.outcome {
-            Outcome::Lost(error) => return Err(error),
-            Outcome::Failed(request, error) => {
-                self.fail(&request, error)?;
-                None
-            }
-            Outcome::Kept(record) => {
-                self.num_answered += 1;
-                self.progress.settle();
-                Some((answer.position, record))
-            }
-        };
-        self.open
-            .get_mut(&answer.shard)
-            .expect("a shard stays open until its last answer")
-            .settle(row);
+        for (position, outcome) in answer.rows {
+            let row = match outcome {
+                Outcome::Lost(error) => return Err(error),
+                Outcome::Failed(request, error) => {
+                    if error.class == ErrorClass::Deterministic && error.tries == 0 {
+                        // Nothing was sent, so what is kept is to blame.
+                        self.drop_parts(answer.shard, &request);
+                    }
+                    self.fail(&request, error)?;
+                    None
+                }
+                Outcome::Unfit(request, error) => {
+                    self.drop_parts(answer.shard, &request);
+                    self.fail(&request, error)?;
+                    None
+                }
+                Outcome::Kept(key, line) => {
+                    self.num_answered += 1;
+                    self.num_settled += 1;
+                    self.reporter.answered();
+                    self.cache.failures().resolve(&key);
+                    Some((position, line))
+                }
+            };
+            self.open
+                .get_mut(&answer.shard)
+                .expect("a shard stays open until its last answer")
+                .settle(row);
+        }
+        self.close_if_full();
         self.commit_if_settled(answer.shard);
         Ok(())
     }
 
+    fn drop_parts(&mut self, shard: u32, request: &Request) {
+        let key = (request.id, request.draw);
+        self.parts.forget(&key);
+        if let Some(shard) = self.open.get_mut(&shard) {
+            shard.drop_parts(key);
+        }
+    }
+
     fn fail(&mut self, request: &Request, error: TeacherError) -> Result<(), Error> {
         if error.class == ErrorClass::Interrupted {
+            if self.summary.ending == Ending::Complete {
+                self.summary.ending = Ending::Stopped;
+            }
             return Ok(());
         }
-        if error.stops_the_run() {
+        // Where no server is, no request can succeed, and no row is to blame.
+        if error.stops_the_run() || error.finds_no_server() {
             if !matches!(self.summary.ending, Ending::Refused(_)) {
                 tracing::error!("stopping, since no request can succeed: {error}");
+                self.reporter.stopping(&error.message);
                 self.summary.ending = Ending::Refused(error);
             }
             return Ok(());
         }
-        self.progress.settle();
+        self.num_settled += 1;
         tracing::debug!(example = %request.id, class = %error.class, "failed: {error}");
-        self.failures.add(Failure::new(request, &error))?;
-        let hopeless = self.num_answered == 0 && self.failures.num_failed() >= MAX_FAILED_AT_START;
-        if hopeless && self.summary.ending == Ending::Complete {
-            self.summary.ending = Ending::AllFailed(error);
+        let failure = Failure::new(request, &error);
+        self.reporter.failed(&failure);
+        self.cache.failures().add(failure)?;
+        if self.summary.ending == Ending::Complete {
+            let num_failed = self.cache.failures().num_new();
+            let share = num_failed as f64 / self.num_settled as f64;
+            if self.num_answered == 0 && num_failed >= MAX_FAILED_AT_START {
+                self.summary.ending = Ending::AllFailed(error);
+            } else if self.num_settled >= MIN_SETTLED && share > self.max_failure_share {
+                let reason = format!("{num_failed} of {} rows failed", self.num_settled);
+                tracing::error!("stopping: {reason}");
+                self.reporter.stopping(&reason);
+                self.summary.ending = Ending::TooManyFailed(error);
+            }
         }
         Ok(())
     }
@@ -289,7 +360,11 @@ impl Driver {
             .values()
             .map(|shard| Arc::clone(shard.segment()))
             .collect();
-        let sync = move || segments.iter().try_for_each(|segment| segment.sync());
+        let budget = Arc::clone(&self.budget);
+        let sync = move || {
+            budget.sync()?;
+            segments.iter().try_for_each(|segment| segment.sync())
+        };
         Ok(tokio::task::spawn_blocking(sync).await??)
     }
 }
@@ -297,14 +372,18 @@ impl Driver {
 /// Journals a reply as soon as it is there.
 fn keep(
     request: Request,
-    reply: crate::teacher::Reply,
+    reply: Result<Reply, TeacherError>,
     manifest: &Manifest,
     segment: &Segment,
 ) -> Outcome {
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) => return Outcome::Failed(request, error),
+    };
     match record(&request, reply, manifest) {
-        Err(error) => Outcome::Failed(request, error),
+        Err(error) => Outcome::Unfit(request, error),
         Ok(record) => match segment.append(&record) {
-            Ok(()) => Outcome::Kept(record),
+            Ok(line) => Outcome::Kept((record.id, record.draw), line),
             Err(error) => Outcome::Lost(error.into()),
         },
     }

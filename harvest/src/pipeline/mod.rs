@@ -1,26 +1,32 @@
 //! Source -> bounded queue -> teacher -> journal -> shards.
 //!
-//! Memory is bounded by the configuration: `concurrency` requests are in flight, twice as many wait in the queue, and
-//! at most two shards are open, the one that takes requests and the one whose last replies are still to come. What
-//! grows with the data are the set of known keys, 20 bytes a row, and the split that is being read.
+//! Memory is bounded by the configuration: `concurrency` batches are in flight, twice as many wait in the queue, and at
+//! most [`MAX_OPEN_SHARDS`](driver) shards are open, those that take requests and those whose last replies are still to
+//! come. What grows with the data is in [`survey`](crate::survey).
 
+mod copies;
 mod driver;
 mod open_shard;
 mod probe;
+mod source;
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemas::{Manifest, TeacherRecord};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 
-use crate::cache::{Cache, Key, check_same_source};
-use crate::config::{CacheConfig, Config, ConfigError, RunConfig, Source};
+use crate::cache::Cache;
+use crate::config::{CacheConfig, Config, ConfigError, RunConfig, Source, TeacherEntry};
 use crate::error::Error;
-use crate::failures::{Failure, Failures};
-use crate::plan::{Pending, Plan, Survey};
+use crate::events::Event;
+use crate::failures::Failure;
+use crate::parts::Parts;
+use crate::plan::Plan;
+use crate::reporter::Watch;
+use crate::reserve::Reserve;
 use crate::stop::Stop;
+use crate::survey::Survey;
 use crate::teacher::{Description, ErrorClass, Reply, Request, Teacher, TeacherError};
 
 use driver::Driver;
@@ -33,10 +39,12 @@ pub enum Ending {
     Complete,
     /// Ctrl-C or SIGTERM.
     Stopped,
-    /// The key or the allowance is used up, so that no request can succeed.
+    /// The key, the allowance or the budget is used up, so that no request can succeed.
     Refused(TeacherError),
     /// No row succeeded, so the run gave up; the error is the last one.
     AllFailed(TeacherError),
+    /// Too large a share of the rows failed; the error is the last one.
+    TooManyFailed(TeacherError),
 }
 
 /// What a run did.
@@ -50,6 +58,8 @@ pub struct Summary {
     pub num_recovered: u64,
     /// Rows answered and committed by this run.
     pub num_committed: u64,
+    /// Those of them that got the reply of another row, whose request is the same.
+    pub num_copied: u64,
     /// Rows that failed.
     pub num_failed: u64,
     /// The first twenty of them.
@@ -57,14 +67,36 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn with(mut self, failures: Failures) -> Self {
-        self.num_failed = failures.num_failed();
-        self.first_failures = failures.into_first();
-        self
+    /// Rows that are still to be asked about. A data set that changes during the run can have more rows than were
+    /// found.
+    pub fn num_left(&self) -> u64 {
+        let settled = self.num_committed + self.num_failed;
+        self.survey.num_missing.saturating_sub(settled)
     }
 }
 
-/// The configured teacher, run section and cache section.
+/// What a run is to do.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What is asked.
+    pub plan: Arc<Plan>,
+    /// Who is asked.
+    pub teacher: Arc<dyn Teacher>,
+    /// `[cache]`
+    pub cache: CacheConfig,
+    /// `[run]`
+    pub run: RunConfig,
+    /// Whether rows that failed before are asked about again.
+    pub retry_failures: bool,
+    /// Who is told of it.
+    pub watch: Watch,
+    /// Digest of the configuration, for those who are told.
+    pub config_digest: String,
+    /// Where its numbers are written.
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// The configured teachers and run section.
 ///
 /// # Errors
 /// [`ConfigError::OtherSort`] where the configuration describes an import.
@@ -72,9 +104,9 @@ pub fn teacher_section<'a>(
     config: &'a Config,
     path: &Path,
     verb: &'static str,
-) -> Result<(&'a crate::config::TeacherConfig, &'a RunConfig), ConfigError> {
+) -> Result<(&'a [TeacherEntry], &'a RunConfig), ConfigError> {
     match &config.source {
-        Source::Teacher(teacher, run) => Ok((teacher, run)),
+        Source::Teachers(teachers, run) => Ok((teachers, run)),
         Source::Import(_) => Err(ConfigError::OtherSort {
             path: path.to_owned(),
             found: "an import",
@@ -84,72 +116,104 @@ pub fn teacher_section<'a>(
     }
 }
 
-/// Asks the teacher about every row that the cache lacks.
+/// Asks the teacher about every row that the cache lacks. Blocks; requests are sent on `runtime`, which must not be the
+/// one whose worker calls this.
 ///
 /// # Errors
 /// [`Error`]. What was received before is in shards or in the journal, and the next run starts from there.
-pub async fn run(
-    plan: Arc<Plan>,
-    teacher: Arc<dyn Teacher>,
-    cache_config: &CacheConfig,
-    run_config: &RunConfig,
-    mut cache: Cache,
-    stop: Stop,
-) -> Result<Summary, Error> {
+pub fn run(runtime: &Handle, job: &Job, mut cache: Cache, stop: &Stop) -> Result<Summary, Error> {
+    let Job { plan, teacher, .. } = job;
     let replays = cache.replay()?;
-    if let Some(manifest) = cache.manifest() {
-        let expected = expected_manifest(manifest, &plan, teacher.describe(), cache_config)?;
-        check_same_source(cache.folder(), manifest, &expected)?;
-    }
+    cache.check_source(plan, teacher.describe(), &job.cache)?;
     let num_recovered = cache.recover(replays)?;
-    let survey = plan.survey(cache.known())?;
+    let survey = plan.survey(&mut cache.known(job.retry_failures)?)?;
+    let location = cache.place().store.location();
+    job.watch.events.emit(&Event::Started {
+        config_digest: &job.config_digest,
+        cache: Path::new(&location),
+        rows_wanted: survey.num_wanted,
+        rows_known: survey.num_wanted - survey.num_missing - survey.num_failed,
+        rows_missing: survey.num_missing,
+    });
     let mut summary = Summary {
         ending: Ending::Complete,
         num_recovered,
         num_committed: 0,
+        num_copied: 0,
         num_failed: 0,
         first_failures: Vec::new(),
         survey,
     };
-    if summary.survey.num_missing == 0 {
-        return Ok(summary);
-    }
-    let mut failures = Failures::start(cache.folder())?;
-    let mut known = cache.take_known();
-    let (manifest, first) = if let Some(manifest) = cache.manifest() {
-        (manifest.clone(), None)
-    } else {
-        let probe = Probe {
-            plan: &plan,
-            teacher: teacher.as_ref(),
-            cache_config,
-            stop: &stop,
-        };
-        let found = probe
-            .first_reply(&summary.survey.first_missing, &mut failures, &mut known)
-            .await?;
-        match found {
-            Ok((manifest, record)) => (manifest, Some(record)),
-            Err(ending) => {
-                summary.ending = ending;
-                return Ok(summary.with(failures));
+    let result = ask(runtime, job, &mut cache, stop, &mut summary);
+    summary.num_failed = cache.failures().num_new();
+    summary.first_failures = cache.failures().first_new().to_vec();
+    cache.failures().write()?;
+    result.map(|()| summary)
+}
+
+fn ask(
+    runtime: &Handle,
+    job: &Job,
+    cache: &mut Cache,
+    stop: &Stop,
+    summary: &mut Summary,
+) -> Result<(), Error> {
+    let notes = job.plan.notes();
+    let mut manifest = cache
+        .manifest()
+        .map(|manifest| manifest.clone().with_notes(notes.clone()));
+    if summary.survey.num_requests() > 0 {
+        let mut first = None;
+        let mut settled = Vec::new();
+        // Before anything is paid: what is in flight when the disk is full must fit.
+        let in_flight = concurrency(job) * job.teacher.describe().batch.max_requests;
+        let reserved = Reserve::bytes_for(job.teacher.describe(), in_flight);
+        let reserve = Arc::new(Reserve::take(&cache.place().work, reserved)?);
+        let manifest = if let Some(manifest) = &manifest {
+            manifest.clone()
+        } else {
+            let probe = Probe::new(job, cache, stop)?;
+            match runtime.block_on(probe.first_reply(&summary.survey, cache, &mut settled))? {
+                Err(ending) => {
+                    summary.ending = ending;
+                    return Ok(());
+                }
+                Ok(found) => {
+                    first = Some(found.row);
+                    manifest.insert(found.manifest).clone()
+                }
             }
+        };
+        let parts = cache.parts(&manifest)?;
+        let limits = job.teacher.describe().batch;
+        let concurrency = concurrency(job);
+        let queue = source::start(
+            runtime,
+            Arc::clone(&job.plan),
+            summary.survey.clone(),
+            settled,
+            limits,
+            2 * concurrency,
+        );
+        let driver = Driver::new(job, cache, manifest, Arc::clone(&parts), reserve, summary);
+        runtime.block_on(driver.run(queue, concurrency, first, stop))?;
+        parts.compact()?;
+        if summary.ending == Ending::Complete {
+            job.teacher.finished();
         }
-    };
-    let concurrency = run_config
-        .concurrency
-        .get()
-        .min(teacher.describe().max_in_flight.unwrap_or(usize::MAX));
-    let queue = start_source(plan, known, 2 * concurrency);
-    let driver = Driver::new(
-        cache,
-        manifest,
-        teacher,
-        cache_config.rows_per_shard.get(),
-        failures,
-        summary,
-    );
-    driver.run(queue, concurrency, first, &stop).await
+    }
+    if let Some(manifest) = &manifest {
+        let copied = copies::make(cache, manifest, summary.survey.copies())?;
+        summary.num_copied = copied.num_committed;
+        summary.num_committed += copied.num_committed;
+    }
+    Ok(())
+}
+
+/// Batches in flight.
+fn concurrency(job: &Job) -> usize {
+    let most = job.teacher.describe().max_in_flight.unwrap_or(usize::MAX);
+    job.run.concurrency.get().min(most)
 }
 
 /// The manifest of a new cache, its signals as wide as `reply` shows them.
@@ -172,7 +236,8 @@ pub fn new_manifest(
         plan.identity().clone(),
         plan.draws(),
         signals,
-    ))
+    )
+    .with_notes(plan.notes().clone()))
 }
 
 /// The manifest that the configuration asks for, with the widths that the cache has: those are known from replies
@@ -195,14 +260,15 @@ pub fn expected_manifest(
     let signals = teacher
         .offers
         .iter()
-        .map(|offer| offer.spec(width(offer.name), cache_config.dtype));
+        .map(|offer| offer.spec(width(&offer.name), cache_config.dtype));
     let signals = signals.collect::<Result<Vec<_>, _>>()?;
     Ok(Manifest::new(
         teacher.identity.clone(),
         plan.identity().clone(),
         plan.draws(),
         signals,
-    ))
+    )
+    .with_notes(plan.notes().clone()))
 }
 
 /// The row that a reply becomes in a cache with this manifest.
@@ -229,17 +295,12 @@ fn record(
     })
 }
 
-type Queue = mpsc::Receiver<Result<Pending, Error>>;
-
-/// Reads the data set on a thread of its own, as far ahead as the queue has room; leaves out what is `known`.
-fn start_source(plan: Arc<Plan>, known: HashSet<Key>, room: usize) -> Queue {
-    let (sender, receiver) = mpsc::channel(room);
-    tokio::task::spawn_blocking(move || {
-        let sent = plan.each_pending(known, |pending| sender.blocking_send(Ok(pending)).is_ok());
-        if let Err(error) = sent {
-            // Nobody listens any more where the run has ended already.
-            let _ = sender.blocking_send(Err(error));
-        }
-    });
-    receiver
+/// Parts of replies of a cache that has no manifest yet.
+fn first_parts(job: &Job, cache: &Cache) -> Result<Parts, Error> {
+    let teacher = &job.teacher.describe().identity;
+    Ok(Parts::open(
+        &cache.place().work,
+        teacher,
+        job.plan.identity(),
+    )?)
 }

@@ -1,66 +1,103 @@
 //! The first reply of a new cache, which shows the widths of its signals.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use schemas::{Manifest, TeacherRecord};
 
-use super::{Ending, new_manifest, record};
-use crate::cache::Key;
-use crate::config::CacheConfig;
+use super::{Ending, Job, first_parts, new_manifest, record};
+use crate::cache::{Cache, Key};
 use crate::error::Error;
-use crate::failures::{Failure, Failures};
+use crate::failures::Failure;
+use crate::parts::Parts;
 use crate::plan::Plan;
 use crate::stop::Stop;
-use crate::teacher::{ErrorClass, Request, Teacher, TeacherError};
+use crate::survey::{Pending, Survey};
+use crate::teacher::{ErrorClass, Teacher, TeacherError};
 
-pub(super) struct Probe<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) teacher: &'a dyn Teacher,
-    pub(super) cache_config: &'a CacheConfig,
-    pub(super) stop: &'a Stop,
+pub(super) struct Probe {
+    plan: Arc<Plan>,
+    teacher: Arc<dyn Teacher>,
+    config: crate::config::CacheConfig,
+    parts: Parts,
+    stop: Stop,
 }
 
-impl Probe<'_> {
+/// The manifest that the first reply shows, and the row that it is.
+pub(super) struct Found {
+    pub(super) manifest: Manifest,
+    pub(super) row: (u64, TeacherRecord),
+}
+
+impl Probe {
+    pub(super) fn new(job: &Job, cache: &Cache, stop: &Stop) -> Result<Self, Error> {
+        Ok(Self {
+            plan: Arc::clone(&job.plan),
+            teacher: Arc::clone(&job.teacher),
+            config: job.cache.clone(),
+            parts: first_parts(job, cache)?,
+            stop: stop.clone(),
+        })
+    }
+
     /// Asks about one row after the other until one is answered. The reply is kept as that row's: it was paid for.
-    /// Rows that fail before are listed in `failures`, and count as `known`, so that this run does not ask again. The
-    /// inner result is how the run ends where none is answered.
+    /// Rows that were asked about are `settled`, so that this run does not ask again. The inner result is how the run
+    /// ends where none is answered.
     ///
     /// # Errors
     /// [`Error::Teacher`] where no request can succeed.
     pub(super) async fn first_reply(
         &self,
-        requests: &[Request],
-        failures: &mut Failures,
-        known: &mut HashSet<Key>,
-    ) -> Result<Result<(Manifest, TeacherRecord), Ending>, Error> {
+        survey: &Survey,
+        cache: &mut Cache,
+        settled: &mut Vec<Key>,
+    ) -> Result<Result<Found, Ending>, Error> {
         let mut ending = Ending::Complete;
-        for request in requests {
+        for pending in &survey.first_missing {
             if self.stop.is_requested() {
                 return Ok(Err(Ending::Stopped));
             }
-            let error = match self.ask(request).await {
-                Ok(first) => return Ok(Ok(first)),
+            let request = &pending.request;
+            let error = match self.ask(pending).await {
+                Ok(found) => {
+                    settled.push((request.id, request.draw));
+                    return Ok(Ok(found));
+                }
                 Err(error) => error,
             };
             if error.class == ErrorClass::Interrupted {
+                if let Some(error) = self.parts.take_failure() {
+                    return Err(error.into());
+                }
                 return Ok(Err(Ending::Stopped));
             }
-            if error.stops_the_run() {
+            // What a teacher does not have, it has for no row.
+            if error.stops_the_run() || error.is_lacking || error.finds_no_server() {
                 return Err(error.into());
             }
             tracing::warn!("row {} failed, asking about the next: {error}", request.id);
-            failures.add(Failure::new(request, &error))?;
-            known.insert((request.id, request.draw));
+            cache.failures().add(Failure::new(request, &error))?;
+            settled.push((request.id, request.draw));
             ending = Ending::AllFailed(error);
         }
         Ok(Err(ending))
     }
 
-    async fn ask(&self, request: &Request) -> Result<(Manifest, TeacherRecord), TeacherError> {
-        let reply = self.teacher.query(request).await?;
+    async fn ask(&self, pending: &Pending) -> Result<Found, TeacherError> {
+        let request = &pending.request;
+        let mut answers = self
+            .teacher
+            .query(std::slice::from_ref(request), &self.parts)
+            .await?;
+        let reply = answers
+            .replies
+            .pop()
+            .expect("one request has one outcome")?;
         let teacher = self.teacher.describe();
-        let manifest = new_manifest(self.plan, teacher, &reply, self.cache_config)?;
+        let manifest = new_manifest(&self.plan, teacher, &reply, &self.config)?;
         let record = record(request, reply, &manifest)?;
-        Ok((manifest, record))
+        Ok(Found {
+            manifest,
+            row: (pending.position, record),
+        })
     }
 }

@@ -1,12 +1,16 @@
 //! Errors of teachers, by what can be done about them.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Serialize};
+
+use super::hints::RateHints;
 
 /// What can be done about an error.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ErrorClass {
     /// Too many requests: ask again later.
@@ -21,6 +25,8 @@ pub enum ErrorClass {
     Credentials,
     /// No money or allowance is left: stops the run.
     Quota,
+    /// The configured budget is used up: stops the run.
+    Budget,
     /// Not an error of the teacher: the run was stopped before the request was sent again.
     Interrupted,
 }
@@ -34,9 +40,36 @@ impl fmt::Display for ErrorClass {
             Self::Deterministic => "deterministic",
             Self::Credentials => "credentials",
             Self::Quota => "quota",
+            Self::Budget => "budget",
             Self::Interrupted => "interrupted",
         })
     }
+}
+
+impl FromStr for ErrorClass {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let unknown = |_| format!("`{name}` is no class of errors");
+        Self::deserialize(name.into_deserializer())
+            .map_err(|error: serde::de::value::Error| unknown(error))
+    }
+}
+
+/// How far a request that failed has got: what may have been billed, and whether the request can be to blame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Sent {
+    /// It was never sent.
+    Nothing,
+    /// No connection came about.
+    Unconnected,
+    /// It was sent as far as is known, and no answer came.
+    #[default]
+    Unanswered,
+    /// The server refused it with a status.
+    Refused,
+    /// The server answered with success, and the reply cannot be used.
+    Unusable,
 }
 
 /// A question that was not answered.
@@ -53,6 +86,12 @@ pub struct TeacherError {
     pub retry_after: Option<Duration>,
     /// Whether the server forbade to ask again.
     pub retry_forbidden: bool,
+    /// What the server said about its limits.
+    pub hints: RateHints,
+    /// Whether the teacher lacks what the configuration asks for, so that every row will fail alike.
+    pub is_lacking: bool,
+    /// How far the request has got.
+    pub sent: Sent,
     /// Requests sent.
     pub tries: u32,
 }
@@ -66,6 +105,9 @@ impl TeacherError {
             advice: None,
             retry_after: None,
             retry_forbidden: false,
+            hints: RateHints::default(),
+            is_lacking: false,
+            sent: Sent::default(),
             tries: 0,
         }
     }
@@ -77,6 +119,30 @@ impl TeacherError {
         self
     }
 
+    /// The same error of a teacher that lacks what is asked for.
+    #[must_use]
+    pub fn lacking(mut self) -> Self {
+        self.is_lacking = true;
+        self
+    }
+
+    /// The same error about a request that has got this far.
+    #[must_use]
+    pub fn having(mut self, sent: Sent) -> Self {
+        self.sent = sent;
+        self
+    }
+
+    /// Whether a part of the request may succeed where the whole has failed for good: it is refused whatever happens, or
+    /// the server answers for a fault that does not pass.
+    pub fn may_be_of_one_row(&self) -> bool {
+        match self.class {
+            ErrorClass::Deterministic => self.sent != Sent::Unconnected,
+            ErrorClass::Transient => matches!(self.sent, Sent::Refused | Sent::Unusable),
+            _ => false,
+        }
+    }
+
     /// Whether the request may be sent again.
     pub fn is_retryable(&self) -> bool {
         let passing = matches!(
@@ -86,9 +152,17 @@ impl TeacherError {
         passing && !self.retry_forbidden
     }
 
+    /// Whether no connection came about, which says nothing of the request.
+    pub fn finds_no_server(&self) -> bool {
+        self.class == ErrorClass::Transient && self.sent == Sent::Unconnected
+    }
+
     /// Whether every other request would fail the same way, so that the run has to stop.
     pub fn stops_the_run(&self) -> bool {
-        matches!(self.class, ErrorClass::Credentials | ErrorClass::Quota)
+        matches!(
+            self.class,
+            ErrorClass::Credentials | ErrorClass::Quota | ErrorClass::Budget
+        )
     }
 
     /// What to do next, where there is something to say.
@@ -105,6 +179,9 @@ impl TeacherError {
                 "check the variable that `teacher.api_key_env` names and the key's rights"
             }
             ErrorClass::Quota => "top up the account, then run again: committed rows are kept",
+            ErrorClass::Budget => {
+                "raise [budget] and run again: committed rows are kept, and what was spent counts"
+            }
             ErrorClass::Deterministic | ErrorClass::Interrupted => return None,
         };
         Some(hint.to_owned())

@@ -1,128 +1,346 @@
-//! Any OpenAI-compatible `/v1/embeddings` endpoint: one pooled vector a text.
+//! Any OpenAI-compatible `/v1/embeddings` endpoint: one vector a text or, where the server takes them, a picture.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use schemas::{Provenance, SignalValue, TeacherIdentity};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::embeddings_reply::EmbeddingsReply;
-use super::http::Endpoint;
-use super::{Description, ErrorClass, Offer, OfferKind, Reply, Request, Teacher, TeacherError};
-use crate::config::{EmbeddingsConfig, Encoding};
+use super::exchange::{Exchange, ExchangeKind, Served, apportion};
+use super::generated::most;
+use super::http::{Endpoint, KeyHeader};
+use super::media::Media;
+use super::options::{Options, Settings};
+use super::vector::Pool;
+use super::{
+    Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Reply, Request,
+    Teacher, TeacherError, TeacherKind, Usage,
+};
+use crate::config::{ConfigError, Section, ServerConfig};
 
-/// Asks an embeddings endpoint, one text a request.
-#[derive(Debug)]
-pub struct Embeddings {
-    description: Description,
-    endpoint: Endpoint,
-    model: String,
+/// The most inputs that the protocol takes in one request.
+const MAX_BATCH: usize = 2048;
+const DEFAULT_BATCH: usize = 32;
+
+/// `[teacher]` with `kind = "embeddings"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmbeddingsConfig {
+    /// What is sent of an example.
+    #[serde(default)]
+    input: InputForm,
+    /// How the server is asked to write vectors.
+    #[serde(default)]
     encoding: Encoding,
+    /// Width to ask for, of models that offer several.
     dimensions: Option<NonZeroU32>,
+    /// How one vector is made where the server gives one for each token; left out, such a reply is refused.
+    pool: Option<Pool>,
+    /// The most inputs in one request; left out, 32 texts or one picture.
+    batch: Option<NonZeroUsize>,
+    /// The most tokens of text in one request, of which a byte is counted as one; a longer text goes alone.
+    #[serde(default = "default_batch_tokens")]
+    batch_tokens: NonZeroUsize,
+    /// Further keys of the request.
+    #[serde(default)]
+    options: Options,
+}
+
+/// What is sent of an example.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum InputForm {
+    /// The text as `input`.
+    #[default]
+    Text,
+    /// Picture and text as the content of a chat message, which vLLM's vision models take.
+    Chat,
+    /// The picture's data URI as `input`; the text where the example has no picture.
+    DataUri,
+}
+
+/// How a server writes vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Encoding {
+    /// JSON numbers.
+    #[default]
+    Float,
+    /// Little-endian f32 in base64: a quarter of the bytes.
+    Base64,
+}
+
+fn default_batch_tokens() -> NonZeroUsize {
+    const { NonZeroUsize::new(64 << 10).expect("not zero") }
+}
+
+#[derive(Debug)]
+struct Configured {
+    server: ServerConfig,
+    own: EmbeddingsConfig,
+}
+
+pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
+    let server = section.part(&ServerConfig::KEYS)?;
+    let own = own(&section)?;
+    Ok(Arc::new(Configured { server, own }))
+}
+
+/// What the section has besides the keys of its server.
+fn own(section: &Section<'_>) -> Result<EmbeddingsConfig, ConfigError> {
+    let own: EmbeddingsConfig = section.clone().rest()?;
+    own.options.check(
+        section,
+        &[
+            "model",
+            "input",
+            "messages",
+            "encoding_format",
+            "dimensions",
+        ],
+    )?;
+    match own.batch.map(NonZeroUsize::get) {
+        Some(batch) if batch > MAX_BATCH => Err(section.refuse_key(
+            "batch",
+            &format!("the protocol takes at most {MAX_BATCH} inputs in one request"),
+        )),
+        Some(2..) if own.input == InputForm::Chat => {
+            Err(section.refuse_key("batch", "a chat message is one input: leave it out"))
+        }
+        _ => Ok(own),
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the table of exchanges gives the section away"
+)]
+pub(super) fn read_exchange(
+    server: ServerConfig,
+    section: Section<'_>,
+) -> Result<Arc<dyn ExchangeKind>, ConfigError> {
+    let own = own(&section)?;
+    Ok(Arc::new(Configured { server, own }))
+}
+
+/// What `[teacher.of]` with nothing but its kind asks.
+#[cfg(test)]
+pub(super) fn exchange_of(server: ServerConfig) -> Arc<dyn ExchangeKind> {
+    let own = toml::from_str("").expect("every key has a default");
+    Arc::new(Configured { server, own })
+}
+
+impl Configured {
+    fn embeddings(&self, context: &OpenContext<'_>) -> Result<Embeddings, TeacherError> {
+        if self.own.input == InputForm::Text && context.common.image_field.is_some() {
+            let problem = "`image_field` names a picture, and `input = \"text\"` sends none";
+            return Err(TeacherError::new(ErrorClass::Deterministic, problem).advise(
+                "set `input` of the teacher to \"chat\" (vLLM) or \"data-uri\", as its server takes pictures",
+            ));
+        }
+        Ok(Embeddings::new(
+            &self.server,
+            &self.own,
+            Media::new(context)?,
+        ))
+    }
+}
+
+impl ExchangeKind for Configured {
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
+        Ok(Arc::new(self.embeddings(context)?))
+    }
+}
+
+impl TeacherKind for Configured {
+    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
+        let exchange = self.embeddings(context)?;
+        Ok(context.guard(Served::new(exchange, endpoint)))
+    }
+}
+
+/// Asks an embeddings endpoint.
+#[derive(Debug)]
+struct Embeddings {
+    description: Description,
+    own: EmbeddingsConfig,
+    media: Media,
 }
 
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    input: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Input<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Value>,
     encoding_format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     dimensions: Option<NonZeroU32>,
+    #[serde(flatten)]
+    options: &'a Options,
+}
+
+/// A single input goes without a list: some servers take no list.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Input<'a> {
+    One(&'a str),
+    Many(Vec<&'a str>),
+}
+
+impl<'a> Input<'a> {
+    fn of(mut inputs: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        match (inputs.len(), inputs.next()) {
+            (1, Some(only)) => Self::One(only),
+            (_, first) => Self::Many(first.into_iter().chain(inputs).collect()),
+        }
+    }
 }
 
 impl Embeddings {
-    /// The teacher as configured; nothing is sent yet.
-    ///
-    /// # Errors
-    /// A [`TeacherError`] where the key's variable is empty or the HTTP client cannot be set up.
-    pub fn new(config: &EmbeddingsConfig) -> Result<Self, TeacherError> {
-        let key = match &config.api_key_env {
-            None => None,
-            Some(name) => Some(name.read().ok_or_else(|| {
-                TeacherError::new(
-                    ErrorClass::Credentials,
-                    format!("the environment variable {} is not set", name.as_str()),
-                )
-                .advise(format!(
-                    "export {} with the key, or leave `teacher.api_key_env` out",
-                    name.as_str()
-                ))
-            })?),
+    fn new(server: &ServerConfig, own: &EmbeddingsConfig, media: Media) -> Self {
+        let mut settings = Settings::new("dimensions", own.dimensions);
+        settings.add("pool", own.pool);
+        settings.add(
+            "input",
+            Some(own.input).filter(|input| *input != InputForm::Text),
+        );
+        settings.add("options", own.options.if_any());
+        let default_batch = match own.input {
+            InputForm::Text => DEFAULT_BATCH,
+            InputForm::Chat | InputForm::DataUri => 1,
         };
-        let timeout = Duration::from_secs(config.timeout_seconds.get());
-        let identity = TeacherIdentity {
-            kind: "embeddings".into(),
-            model: config.model.clone(),
-            settings: serde_json::json!({"dimensions": config.dimensions}),
+        let meaning = match own.input {
+            InputForm::Text => "the embedding of the prompt",
+            InputForm::Chat => "the embedding of picture and prompt",
+            InputForm::DataUri => "the embedding of the picture, or of the prompt without one",
         };
-        let offers = vec![Offer {
-            name: "feature",
-            kind: OfferKind::Feature,
-            meaning: "the embedding of the prompt".into(),
-        }];
-        Ok(Self {
+        Self {
             description: Description {
-                identity,
-                offers,
+                identity: TeacherIdentity {
+                    kind: "embeddings".into(),
+                    model: server.model.clone(),
+                    settings: settings.into(),
+                },
+                offers: vec![Offer::new("feature", OfferKind::Feature, meaning)],
+                batch: BatchLimits {
+                    max_requests: own.batch.map_or(default_batch, NonZeroUsize::get),
+                    // No tokeniser makes more tokens than there are bytes.
+                    max_bytes: own.batch_tokens.get(),
+                },
                 max_in_flight: None,
             },
-            endpoint: Endpoint::new(&config.url, &["embeddings"], key, timeout)?,
-            model: config.model.clone(),
-            encoding: config.encoding,
-            dimensions: config.dimensions,
-        })
+            own: own.clone(),
+            media,
+        }
     }
 
-    async fn ask(&self, request: &Request) -> Result<Reply, TeacherError> {
+    async fn write(&self, requests: &[Request]) -> Result<Vec<u8>, TeacherError> {
+        let mut uris = Vec::new();
+        if self.own.input != InputForm::Text {
+            for request in requests {
+                uris.push(match &request.image {
+                    Some(image) => Some(self.media.read(image).await?.data_uri()),
+                    None => None,
+                });
+            }
+        }
+        let (mut input, mut messages) = (None, None);
+        match self.own.input {
+            InputForm::Text => {
+                input = Some(Input::of(
+                    requests.iter().map(|request| request.prompt.as_str()),
+                ));
+            }
+            InputForm::DataUri => {
+                let pairs = requests.iter().zip(&uris);
+                input =
+                    Some(Input::of(pairs.map(|(request, uri)| {
+                        uri.as_deref().unwrap_or(&request.prompt)
+                    })));
+            }
+            InputForm::Chat => {
+                let request = requests.first().expect("a batch has a request");
+                messages = Some(message(&request.prompt, uris[0].as_deref()));
+            }
+        }
         let body = Body {
-            model: &self.model,
-            input: &request.prompt,
-            encoding_format: match self.encoding {
+            model: &self.description.identity.model,
+            input,
+            messages,
+            encoding_format: match self.own.encoding {
                 Encoding::Float => "float",
                 Encoding::Base64 => "base64",
             },
-            dimensions: self.dimensions,
+            dimensions: self.own.dimensions,
+            options: &self.own.options,
         };
-        let sent = Instant::now();
-        let reply = EmbeddingsReply::parse(&self.endpoint.post(&body).await?, 1)?;
-        let latency_ms = sent.elapsed().as_secs_f32() * 1e3;
-        let vector = reply
-            .vectors
-            .into_iter()
-            .next()
-            .expect("one input has one vector");
-        if let Some(asked) = self.dimensions
-            && vector.len() != asked.get() as usize
-        {
-            let problem = format!(
-                "the vector has {} values, {asked} dimensions were asked for",
-                vector.len()
-            );
-            return Err(TeacherError::new(ErrorClass::Deterministic, problem)
-                .advise("leave `teacher.dimensions` out where the model offers one width"));
-        }
-        Ok(Reply {
-            signals: BTreeMap::from([("feature".to_owned(), SignalValue::Vector(vector))]),
-            provenance: Provenance {
-                served_model: reply.model,
-                fingerprint: reply.fingerprint,
-                tokens_in: reply.tokens_in,
-                tries: 1,
-                latency_ms: Some(latency_ms),
-                ..Provenance::default()
-            },
-        })
+        Ok(serde_json::to_vec(&body).expect("texts and numbers have a JSON form"))
     }
 }
 
-impl Teacher for Embeddings {
+fn message(prompt: &str, uri: Option<&str>) -> Value {
+    let mut content = Vec::new();
+    if let Some(uri) = uri {
+        content.push(json!({"type": "image_url", "image_url": {"url": uri}}));
+    }
+    if !prompt.is_empty() {
+        content.push(json!({"type": "text", "text": prompt}));
+    }
+    json!([{"role": "user", "content": content}])
+}
+
+impl Exchange for Embeddings {
     fn describe(&self) -> &Description {
         &self.description
     }
 
-    fn query<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Reply, TeacherError>> {
-        Box::pin(self.ask(request))
+    fn path(&self) -> Vec<String> {
+        vec!["embeddings".into()]
+    }
+
+    fn body<'a>(&'a self, requests: &'a [Request]) -> BoxFuture<'a, Result<Vec<u8>, TeacherError>> {
+        Box::pin(self.write(requests))
+    }
+
+    fn parse(&self, requests: &[Request], reply: &[u8]) -> Result<Answers, TeacherError> {
+        let reply = EmbeddingsReply::parse(reply, requests.len())?;
+        let tokens = reply.tokens_in.map(|total| apportion(total, requests));
+        let rows = reply
+            .embeddings
+            .into_iter()
+            .enumerate()
+            .map(|(row, embedding)| {
+                let vector = embedding.into_vector(self.own.pool, self.own.dimensions)?;
+                let provenance = Provenance {
+                    served_model: reply.model.clone(),
+                    fingerprint: reply.fingerprint.clone(),
+                    tokens_in: tokens.as_ref().map(|tokens| tokens[row]),
+                    ..Provenance::default()
+                };
+                Ok(feature(vector, provenance))
+            });
+        Ok(rows.collect::<Vec<_>>().into())
+    }
+
+    fn most(&self, requests: &[Request]) -> Usage {
+        most(requests, 0)
     }
 }
+
+/// A reply whose one signal is the feature.
+pub(super) fn feature(vector: Vec<f32>, provenance: Provenance) -> Reply {
+    Reply {
+        signals: BTreeMap::from([("feature".to_owned(), SignalValue::Vector(vector))]),
+        provenance,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,21 +5,23 @@ use std::fmt;
 use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Response, StatusCode, Url};
-use serde::{Deserialize, Serialize};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
 
-use super::class::{ErrorClass, TeacherError};
+use super::class::{ErrorClass, Sent, TeacherError};
+use super::hints::RateHints;
 use super::retry_header::{retry_after, should_retry};
-use crate::secret::Secret;
+use crate::config::ServerConfig;
+use crate::secret::{Secret, SecretName};
 
-/// Largest reply that is read. A batch of 2,048 vectors of 1,024 JSON numbers stays below it.
-const MAX_REPLY_BYTES: usize = 64 << 20;
 const MAX_REDIRECTS: usize = 5;
 /// Idle connections are closed before servers close theirs, commonly after 5 seconds: a request that meets the closing
 /// fails with a broken pipe.
 const MAX_IDLE: Duration = Duration::from_secs(4);
+/// Bytes of the shortest secret that is taken out of replies, and not of errors alone.
+const MIN_SECRET_BYTES: usize = 8;
 /// Characters of a server's message that are kept.
 const MAX_MESSAGE_CHARS: usize = 300;
 
@@ -55,7 +57,7 @@ impl fmt::Debug for BaseUrl {
 }
 
 impl BaseUrl {
-    fn endpoint(&self, segments: &[&str]) -> Url {
+    fn endpoint(&self, segments: &[String]) -> Url {
         let mut url = self.0.clone();
         url.path_segments_mut()
             .expect("http addresses have a path")
@@ -64,68 +66,84 @@ impl BaseUrl {
         url
     }
 
-    fn is_loopback(&self) -> bool {
-        match self.0.host_str() {
-            Some("localhost" | "[::1]") => true,
-            Some(host) => host
-                .parse::<std::net::Ipv4Addr>()
-                .is_ok_and(|address| address.is_loopback()),
-            None => false,
+    /// The host, with the port where it is not the scheme's own.
+    pub(super) fn host(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        match self.0.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
         }
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.0.host_str().is_some_and(is_loopback)
     }
 }
 
-/// A client for one endpoint.
-pub(super) struct Endpoint {
+/// Whether a host, as an address writes it, is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    match host {
+        "localhost" | "[::1]" => true,
+        host => host
+            .parse::<std::net::Ipv4Addr>()
+            .is_ok_and(|address| address.is_loopback()),
+    }
+}
+
+/// How a server is told the key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KeyHeader {
+    /// `Authorization: Bearer <key>`
+    Bearer,
+    /// The key alone, in the header of this name.
+    Named(&'static str),
+}
+
+/// A reply with a status of success.
+#[derive(Debug)]
+pub(crate) struct HttpReply {
+    pub(crate) body: Vec<u8>,
+    pub(crate) hints: RateHints,
+}
+
+/// A client for one server.
+pub(crate) struct Endpoint {
     client: Client,
-    url: Url,
-    key: Option<Secret>,
+    base: BaseUrl,
+    secrets: Vec<Secret>,
+    max_reply_bytes: usize,
 }
 
 /// Without the client, which repeats its headers.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
-            .field("url", &self.url.as_str())
-            .field("key", &self.key)
+            .field("base", &self.base)
+            .field("secrets", &self.secrets)
             .finish_non_exhaustive()
     }
 }
 
 impl Endpoint {
-    pub(super) fn new(
-        base: &BaseUrl,
-        segments: &[&str],
-        key: Option<Secret>,
-        timeout: Duration,
-    ) -> Result<Self, TeacherError> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // Another part of the process may have installed one already.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
-        let url = base.endpoint(segments);
+    /// A client as configured; nothing is sent yet.
+    ///
+    /// # Errors
+    /// A [`TeacherError`] of class `credentials` where a variable is not set.
+    pub(crate) fn open(server: &ServerConfig, key_header: KeyHeader) -> Result<Self, TeacherError> {
+        install_tls();
+        let mut secrets = Vec::new();
+        let headers = headers(server, key_header, &mut secrets)?;
         let mut builder = Client::builder()
-            .timeout(timeout)
+            .timeout(Duration::from_secs(server.timeout_seconds.get()))
             .pool_idle_timeout(MAX_IDLE)
             .redirect(Policy::custom(same_origin_only))
-            .user_agent(concat!("armada-harvest/", env!("CARGO_PKG_VERSION")));
-        if let Some(key) = &key {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
-                    TeacherError::new(
-                        ErrorClass::Credentials,
-                        "the key holds characters that a header cannot carry",
-                    )
-                })?;
-            value.set_sensitive(true);
-            builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
-        }
-        if url.scheme() == "http" {
+            .user_agent(concat!("armada-harvest/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers);
+        if server.url.0.scheme() == "http" {
             // No certificate is ever checked, so a machine without a certificate store will do.
             builder = builder.tls_certs_only([]);
         }
-        if base.is_loopback() {
+        if server.url.is_loopback() {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|error| {
@@ -134,55 +152,147 @@ impl Endpoint {
                 format!("cannot set up the HTTP client: {}", causes(&error)),
             )
         })?;
-        Ok(Self { client, url, key })
+        Ok(Self {
+            client,
+            base: server.url.clone(),
+            secrets,
+            max_reply_bytes: server.max_reply_mib.get() as usize * (1 << 20),
+        })
     }
 
-    /// Sends `body` and reads the whole reply.
-    pub(super) async fn post(&self, body: &impl Serialize) -> Result<Vec<u8>, TeacherError> {
-        let response = self.client.post(self.url.clone()).json(body).send().await;
-        let response = response.map_err(|error| self.unsent(error))?;
+    /// Posts JSON to `path` below the base address and reads the whole reply.
+    pub(crate) async fn post(
+        &self,
+        path: &[String],
+        body: Vec<u8>,
+    ) -> Result<HttpReply, TeacherError> {
+        let request = self
+            .client
+            .post(self.base.endpoint(path))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        self.send(request).await
+    }
+
+    /// Gets `path` below the base address.
+    pub(crate) async fn get(&self, path: &[String]) -> Result<HttpReply, TeacherError> {
+        self.send(self.client.get(self.base.endpoint(path))).await
+    }
+
+    /// Gets `path` below the base address with these query parameters.
+    pub(crate) async fn get_with(
+        &self,
+        path: &[String],
+        query: &[(&str, &str)],
+    ) -> Result<HttpReply, TeacherError> {
+        let mut url = self.base.endpoint(path);
+        url.query_pairs_mut().extend_pairs(query);
+        self.send(self.client.get(url)).await
+    }
+
+    /// Gets `path` below the base address piece by piece, at most `max_bytes` of it: `take` is given the pieces in
+    /// order.
+    ///
+    /// # Errors
+    /// That of `take`, or what became of the request.
+    pub(crate) async fn get_pieces(
+        &self,
+        path: &[String],
+        max_bytes: u64,
+        mut take: impl FnMut(&[u8]) -> Result<(), TeacherError> + Send,
+    ) -> Result<(), TeacherError> {
+        let request = self.client.get(self.base.endpoint(path));
+        let mut response = request.send().await.map_err(|error| self.unsent(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let headers = response.headers().clone();
+            let body = self.read(response).await.unwrap_or_default();
+            return Err(self.refused(status, &headers, &body));
+        }
+        let mut num_bytes = 0;
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| self.broke_off(error))?
+        {
+            num_bytes += piece.len() as u64;
+            if num_bytes > max_bytes {
+                let limit = max_bytes >> 20;
+                return Err(TeacherError::new(
+                    ErrorClass::Deterministic,
+                    format!("the file is larger than {limit} MiB"),
+                ));
+            }
+            take(&piece)?;
+        }
+        Ok(())
+    }
+
+    /// The error of one row of a file, as if the server had answered that row alone with this status and body.
+    pub(crate) fn refused_row(&self, status: u16, reply: &[u8]) -> TeacherError {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.refused(status, &HeaderMap::new(), reply)
+    }
+
+    /// Posts a form of parts, such as a file, to `path` below the base address.
+    pub(crate) async fn post_form(
+        &self,
+        path: &[String],
+        form: reqwest::multipart::Form,
+    ) -> Result<HttpReply, TeacherError> {
+        let request = self.client.post(self.base.endpoint(path)).multipart(form);
+        self.send(request).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<HttpReply, TeacherError> {
+        let response = request.send().await.map_err(|error| self.unsent(error))?;
         let status = response.status();
         let headers = response.headers().clone();
-        let reply = self.read(response).await;
+        let body = self.read(response).await;
         if status.is_success() {
-            return reply;
+            return Ok(HttpReply {
+                body: self.without_secrets(body.map_err(|error| error.having(Sent::Unusable))?),
+                hints: RateHints::read(&headers),
+            });
         }
-        Err(self.refused(status, &headers, &reply.unwrap_or_default()))
+        Err(self.refused(status, &headers, &body.unwrap_or_default()))
     }
 
     async fn read(&self, mut response: Response) -> Result<Vec<u8>, TeacherError> {
         let too_large = || {
-            let limit = MAX_REPLY_BYTES >> 20;
+            let limit = self.max_reply_bytes >> 20;
             TeacherError::new(
                 ErrorClass::Deterministic,
                 format!("the reply is larger than {limit} MiB"),
             )
+            .advise("raise `max_reply_mib` of the teacher if replies are meant to be so large")
         };
         let announced = response.content_length().unwrap_or(0);
-        if announced > MAX_REPLY_BYTES as u64 {
+        if announced > self.max_reply_bytes as u64 {
             return Err(too_large());
         }
         let mut reply = Vec::with_capacity(announced as usize);
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if reply.len() + chunk.len() > MAX_REPLY_BYTES => {
+                Ok(Some(chunk)) if reply.len() + chunk.len() > self.max_reply_bytes => {
                     return Err(too_large());
                 }
                 Ok(Some(chunk)) => reply.extend_from_slice(&chunk),
                 Ok(None) => return Ok(reply),
-                Err(error) => {
-                    let message = format!("the reply broke off: {}", causes(&error.without_url()));
-                    return Err(TeacherError::new(
-                        ErrorClass::Transient,
-                        self.redact(&message),
-                    ));
-                }
+                Err(error) => return Err(self.broke_off(error)),
             }
         }
     }
 
+    fn broke_off(&self, error: reqwest::Error) -> TeacherError {
+        let message = format!("the reply broke off: {}", causes(&error.without_url()));
+        TeacherError::new(ErrorClass::Transient, self.redact(&message))
+    }
+
     fn unsent(&self, error: reqwest::Error) -> TeacherError {
-        let is_lasting = error.is_redirect() || error.is_builder();
+        let is_untrusted = is_about_a_certificate(&error);
+        let is_lasting = error.is_redirect() || error.is_builder() || is_untrusted;
+        let is_unconnected = is_lasting || error.is_connect();
         let class = if is_lasting {
             ErrorClass::Deterministic
         } else {
@@ -193,11 +303,25 @@ impl Endpoint {
         } else {
             causes(&error.without_url())
         };
-        TeacherError::new(class, self.redact(&format!("{}: {what}", self.url)))
+        let sent = if is_unconnected {
+            Sent::Unconnected
+        } else {
+            Sent::Unanswered
+        };
+        let message = self.redact(&format!("{:?}: {what}", self.base));
+        let mut error = TeacherError::new(class, message).having(sent);
+        if is_untrusted {
+            error.advice = Some(
+                "check `teacher.url`; for an authority of your own, name the PEM file of its certificate in SSL_CERT_FILE"
+                    .into(),
+            );
+        }
+        error
     }
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, reply: &[u8]) -> TeacherError {
-        let said = ErrorBody::read(reply);
+        // Before it is cut, which could leave a part of a secret that nobody recognises.
+        let said = ErrorBody::read(&self.without_secrets(reply.to_vec()));
         let mut class = said.class(status);
         let should_retry = should_retry(headers);
         if should_retry == Some(true)
@@ -210,7 +334,10 @@ impl Endpoint {
             class,
             self.redact(&format!("the server answered {status}: {}", said.message)),
         );
-        error.retry_after = retry_after(headers, SystemTime::now());
+        error.sent = Sent::Refused;
+        error.is_lacking = status == StatusCode::NOT_IMPLEMENTED;
+        error.hints = RateHints::read(headers);
+        error.retry_after = retry_after(headers, SystemTime::now()).or(said.retry_delay);
         error.retry_forbidden = should_retry == Some(false);
         if said.is_context_overflow() {
             error.advice = Some("shorten the text, or raise the server's context".into());
@@ -218,11 +345,110 @@ impl Endpoint {
         error
     }
 
-    fn redact(&self, text: &str) -> String {
-        self.key
-            .as_ref()
-            .map_or_else(|| text.to_owned(), |key| key.redact(text))
+    /// The error without secrets: a server may repeat what it was sent, and with a status of success too.
+    pub(super) fn redacted(&self, mut error: TeacherError) -> TeacherError {
+        error.message = self.redact(&error.message);
+        error
     }
+
+    /// A body without the secrets that a server repeats in it. Placeholders of servers that need no key, such as `EMPTY`,
+    /// are words that an honest reply may hold.
+    fn without_secrets(&self, body: Vec<u8>) -> Vec<u8> {
+        let is_in_it = |secret: &Secret| {
+            let secret = secret.expose().as_bytes();
+            secret.len() >= MIN_SECRET_BYTES
+                && body.windows(secret.len()).any(|part| part == secret)
+        };
+        if self.secrets.iter().any(is_in_it) {
+            self.redact(&String::from_utf8_lossy(&body)).into_bytes()
+        } else {
+            body
+        }
+    }
+
+    /// `text` without the secrets of this server.
+    fn redact(&self, text: &str) -> String {
+        let redact = |text: String, secret: &Secret| secret.redact(&text);
+        self.secrets.iter().fold(text.to_owned(), redact)
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Endpoint {
+    /// A client for nobody, with a key.
+    pub(super) fn of_secret(secret: &str) -> Self {
+        let server = toml::from_str("url = \"http://127.0.0.1:9\"\nmodel = \"m\"");
+        let server = server.expect("it has all keys");
+        let mut endpoint = Self::open(&server, KeyHeader::Bearer).expect("no variable is read");
+        endpoint.secrets.push(Secret::new(secret));
+        endpoint
+    }
+
+    /// The error of a reply with this status.
+    pub(super) fn refusal(&self, status: u16, headers: &HeaderMap, reply: &[u8]) -> TeacherError {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.refused(status, headers, reply)
+    }
+}
+
+/// Makes ring the process's provider of cryptography.
+pub(crate) fn install_tls() {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // Another part of the process may have installed one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+/// The headers of every request; what is secret among them is added to `secrets`.
+fn headers(
+    server: &ServerConfig,
+    key_header: KeyHeader,
+    secrets: &mut Vec<Secret>,
+) -> Result<HeaderMap, TeacherError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &server.headers {
+        let unusable = |what: &str| {
+            TeacherError::new(
+                ErrorClass::Deterministic,
+                format!("`headers`: {what} of `{name}` is not one that a header can have"),
+            )
+        };
+        let key = HeaderName::try_from(name.as_str()).map_err(|_| unusable("the name"))?;
+        let value = HeaderValue::try_from(value.as_str()).map_err(|_| unusable("the value"))?;
+        headers.insert(key, value);
+    }
+    let key = server.api_key_env.iter().map(|variable| match key_header {
+        KeyHeader::Bearer => ("authorization", "Bearer ", variable),
+        KeyHeader::Named(name) => (name, "", variable),
+    });
+    let further = server
+        .secret_headers
+        .iter()
+        .map(|(name, variable)| (name.as_str(), "", variable));
+    for (name, prefix, variable) in key.chain(further) {
+        let secret = variable.read().ok_or_else(|| unset(variable))?;
+        let refuse = |what: &str| TeacherError::new(ErrorClass::Credentials, what.to_owned());
+        let name = HeaderName::try_from(name)
+            .map_err(|_| refuse("`secret_headers` has a name that no header can have"))?;
+        let mut value = HeaderValue::try_from(format!("{prefix}{}", secret.expose()))
+            .map_err(|_| refuse("the key holds characters that a header cannot carry"))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+        secrets.push(secret);
+    }
+    Ok(headers)
+}
+
+fn unset(variable: &SecretName) -> TeacherError {
+    let name = variable.as_str();
+    TeacherError::new(
+        ErrorClass::Credentials,
+        format!("the environment variable {name} is not set"),
+    )
+    .advise(format!(
+        "export {name} with the key, or leave its name out of the configuration"
+    ))
 }
 
 /// Credentials belong to one host: scheme, host and port must stay.
@@ -240,13 +466,35 @@ fn same_origin_only(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     ))
 }
 
+/// Whether the server's certificate was refused: it will be the next time.
+fn is_about_a_certificate(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(rustls::Error::InvalidCertificate(_)) = innermost(cause).downcast_ref() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// What errors of input and output wrap, which they do not name as their source.
+fn innermost<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    wrapped.map_or(error, |inner| innermost(inner))
+}
+
 /// Statuses that the same request earns again, whatever the server's headers say.
 fn never_retried(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 413 | 422 | 501)
 }
 
 /// The error with its causes: the outermost message of an HTTP client seldom says why.
-fn causes(error: &reqwest::Error) -> String {
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -264,6 +512,8 @@ struct ErrorBody {
     message: String,
     /// Machine-readable names, where there are some.
     names: String,
+    /// When to ask again, where the body says it: Google's does, and the headers beside it do not.
+    retry_delay: Option<Duration>,
 }
 
 impl ErrorBody {
@@ -272,6 +522,7 @@ impl ErrorBody {
             return Self {
                 message: shorten(&String::from_utf8_lossy(reply)),
                 names: String::new(),
+                retry_delay: None,
             };
         };
         let inner = json
@@ -284,13 +535,24 @@ impl ErrorBody {
             .filter_map(|key| inner.get(key))
             .find(|value| !value.is_null())
             .map(|value| text(value).unwrap_or_else(|| value.to_string()));
-        let names: Vec<String> = ["code", "type", "error_type"]
+        let names = ["code", "type", "error_type", "status"]
             .into_iter()
-            .filter_map(|key| text(inner.get(key)?))
-            .collect();
+            .filter_map(|key| text(inner.get(key)?));
+        // Google says what is wrong in a list of details.
+        let details = inner.get("details").and_then(serde_json::Value::as_array);
+        let details = details.into_iter().flatten();
+        let reasons = details
+            .clone()
+            .filter_map(|detail| text(detail.get("reason")?));
+        let delay = |detail: &serde_json::Value| {
+            let seconds = detail.get("retryDelay")?.as_str()?.strip_suffix('s')?;
+            Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
+        };
+        let names: Vec<String> = names.chain(reasons).collect();
         Self {
             message: shorten(&message.unwrap_or_else(|| json.to_string())),
             names: names.join(" "),
+            retry_delay: details.clone().find_map(delay),
         }
     }
 
@@ -306,6 +568,7 @@ impl ErrorBody {
             return ErrorClass::Deterministic;
         }
         match status.as_u16() {
+            400 if named(&["API_KEY_INVALID"]) => ErrorClass::Credentials,
             402 => ErrorClass::Quota,
             429 if named(&["insufficient_quota", "billing"]) => ErrorClass::Quota,
             429 if named(&["overload"]) => ErrorClass::Overload,
@@ -314,7 +577,8 @@ impl ErrorBody {
             401 | 403 => ErrorClass::Credentials,
             503 | 529 => ErrorClass::Overload,
             501 => ErrorClass::Deterministic,
-            408 | 409 | 500..=599 => ErrorClass::Transient,
+            // text-embeddings-inference says 424 where its backend failed.
+            408 | 409 | 424 | 500..=599 => ErrorClass::Transient,
             _ => ErrorClass::Deterministic,
         }
     }
@@ -332,9 +596,11 @@ mod tests {
     #[test]
     fn no_debug_output_shows_a_secret() {
         let base = BaseUrl::try_from("http://localhost:1/v1/".to_owned()).unwrap();
-        let key = Some(Secret::new("sk-TOPSECRET"));
-        let endpoint = Endpoint::new(&base, &["embeddings"], key, Duration::from_secs(1)).unwrap();
-        assert_eq!(endpoint.url.as_str(), "http://localhost:1/v1/embeddings");
+        let at = base.endpoint(&["embeddings".to_owned()]);
+        assert_eq!(at.as_str(), "http://localhost:1/v1/embeddings");
+        let server = toml::from_str("url = \"http://localhost:1/v1/\"\nmodel = \"m\"").unwrap();
+        let mut endpoint = Endpoint::open(&server, KeyHeader::Bearer).unwrap();
+        endpoint.secrets.push(Secret::new("sk-TOPSECRET"));
         let refusal = endpoint.refused(
             StatusCode::UNAUTHORIZED,
             &HeaderMap::new(),
@@ -348,6 +614,16 @@ mod tests {
         ] {
             assert!(!text.contains("TOPSECRET"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_placeholder_for_a_key_stays_in_replies() {
+        let without = |secret: &str, body: &str| {
+            let endpoint = Endpoint::of_secret(secret);
+            String::from_utf8(endpoint.without_secrets(body.into())).unwrap()
+        };
+        assert_eq!(without("EMPTY", "the box is EMPTY"), "the box is EMPTY");
+        assert_eq!(without("sk-TOPSECRET", "no sk-TOPSECRET"), "no REDACTED");
     }
 
     #[test]

@@ -2,31 +2,56 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
 use futures::future::{self, BoxFuture};
 use schemas::{Provenance, SignalValue, TeacherIdentity};
+use serde::Deserialize;
 
-use super::{Description, ErrorClass, Offer, OfferKind, Reply, Request, Teacher, TeacherError};
-use crate::config::SketchConfig;
+use super::{
+    Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Paid, Reply,
+    Request, Teacher, TeacherError, TeacherKind, Usage,
+};
+use crate::config::{ConfigError, Section};
 use crate::sketch;
+
+/// `[teacher]` with `kind = "sketch"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SketchConfig {
+    /// Whether the picture is kept as PNG besides the feature.
+    #[serde(default)]
+    pub(super) image: bool,
+}
+
+pub(super) fn read(section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
+    Ok(Arc::new(section.rest::<SketchConfig>()?))
+}
+
+impl TeacherKind for SketchConfig {
+    fn open(&self, _context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+        Ok(Arc::new(Sketch::new(self)))
+    }
+}
 
 /// Draws scenes with [`crate::sketch`].
 #[derive(Debug)]
-pub struct Sketch {
+pub(super) struct Sketch {
     description: Description,
     keeps_image: bool,
 }
 
 impl Sketch {
     /// The teacher as configured.
-    pub fn new(config: &SketchConfig) -> Self {
+    pub(super) fn new(config: &SketchConfig) -> Self {
         let mut offers = vec![Offer {
-            name: "feature",
+            name: "feature".into(),
             kind: OfferKind::Feature,
             meaning: "the picture's 32 by 32 greys in [0, 1], row by row from the top left".into(),
         }];
         if config.image {
             offers.push(Offer {
-                name: "image",
+                name: "image".into(),
                 kind: OfferKind::Image,
                 meaning: "the picture as PNG, 8-bit grey".into(),
             });
@@ -44,6 +69,7 @@ impl Sketch {
             description: Description {
                 identity,
                 offers,
+                batch: BatchLimits::SINGLE,
                 max_in_flight,
             },
             keeps_image: config.image,
@@ -72,7 +98,19 @@ impl Teacher for Sketch {
         &self.description
     }
 
-    fn query<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Reply, TeacherError>> {
-        Box::pin(future::ready(self.draw(&request.prompt)))
+    fn most(&self, _requests: &[Request]) -> Usage {
+        Usage::default()
+    }
+
+    fn query<'a>(
+        &'a self,
+        requests: &'a [Request],
+        _paid: &'a dyn Paid,
+    ) -> BoxFuture<'a, Result<Answers, TeacherError>> {
+        let replies: Vec<_> = requests
+            .iter()
+            .map(|request| self.draw(&request.prompt))
+            .collect();
+        Box::pin(future::ready(Ok(replies.into())))
     }
 }

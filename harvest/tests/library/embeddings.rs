@@ -1,37 +1,40 @@
 //! The teacher `embeddings` against servers that answer in every way that servers do.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
-use harvest::config::{RunConfig, TeacherConfig};
+use harvest::cmd::open_teacher;
+use harvest::pipeline::teacher_section;
+use harvest::reporter::Watch;
 use harvest::teacher::{self, ErrorClass, Request};
-use harvest::{Reply, Stop, Teacher, TeacherError};
+use harvest::{Place, Plan, Reply, Stop, Teacher, TeacherError};
 use schemas::SignalValue;
 use serde_json::json;
 
-use crate::support::{Call, Server, embedding, good, id, refusal, reply};
+use crate::support::{Call, Project, Server, embedding, good, id, refusal, reply};
 
 fn teacher(url: &str, more: &str, max_tries: u32) -> Arc<dyn Teacher> {
-    let config = toml::from_str(&format!(
-        "kind = \"embeddings\"\nurl = \"{url}\"\nmodel = \"m\"\n{more}"
-    ))
-    .unwrap();
-    let run = RunConfig {
-        max_tries: max_tries.try_into().unwrap(),
-        ..RunConfig::default()
-    };
-    teacher::open(&TeacherConfig::Embeddings(config), &run, &Stop::default()).unwrap()
+    let section = format!(
+        "[teacher]\nkind = \"embeddings\"\nurl = \"{url}\"\nmodel = \"m\"\n{more}\n[run]\nmax_tries = {max_tries}\n"
+    );
+    let project = Project::new(&["text"], &section);
+    let config = project.config();
+    let plan = Plan::open(&config, 0, None).unwrap();
+    let place = Place::local(&project.cache());
+    let (teachers, run) = teacher_section(&config, Path::new("harvest.toml"), "run").unwrap();
+    let watch = Watch::default();
+    open_teacher(&plan, &place.work, teachers, run, &watch, &Stop::default()).unwrap()
+}
+
+async fn ask_about(teacher: &dyn Teacher, text: &str) -> Result<Reply, TeacherError> {
+    teacher::ask_alone(teacher, &Request::text(id(text), 0, text)).await
 }
 
 async fn ask(server: &Server, more: &str, max_tries: u32) -> Result<Reply, TeacherError> {
-    let request = Request {
-        id: id("text"),
-        draw: 0,
-        prompt: "text".into(),
-    };
-    teacher(&server.url, more, max_tries).query(&request).await
+    ask_about(teacher(&server.url, more, max_tries).as_ref(), "text").await
 }
 
 fn vector(reply: &Reply) -> &[f32] {
@@ -270,12 +273,9 @@ async fn a_server_that_is_not_there_is_named() {
         .unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);
-    let request = Request {
-        id: id("text"),
-        draw: 0,
-        prompt: "text".into(),
-    };
-    let error = teacher(&url, "", 1).query(&request).await.unwrap_err();
+    let error = ask_about(teacher(&url, "", 1).as_ref(), "text")
+        .await
+        .unwrap_err();
     assert_eq!(error.class, ErrorClass::Transient);
     assert!(
         error.to_string().contains(&url) && error.to_string().contains("refused"),

@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use harvest::config::Source;
 use harvest::import::{self, ImportSummary};
-use harvest::{Cache, Error, Plan};
+use harvest::{Cache, Error, Place, Plan, Stop};
 use parquet::arrow::ArrowWriter;
 use schemas::{Manifest, SignalValue};
 
@@ -25,12 +25,12 @@ fn run(project: &Project) -> Result<ImportSummary, Error> {
     let Source::Import(source) = &config.source else {
         panic!("it is an import")
     };
-    let plan = Plan::open(&config, 0)?;
+    let plan = Plan::open(&config, 0, None)?;
     import::run(
         &config,
         source,
         &plan,
-        Cache::lock_or_create(&config.cache_folder())?,
+        Cache::lock_or_create(Place::of(&config, None)?, &Stop::default())?,
     )
 }
 

@@ -10,3 +10,4 @@ mod embeddings;
 mod import;
 mod pipeline;
 mod support;
+mod workers;

@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
+use harvest::failures::Failures;
 use harvest::journal::Segment;
 use harvest::teacher::ErrorClass;
-use harvest::{Cache, Ending, Error, Stop};
+use harvest::{Cache, Ending, Error, Place, Stop};
 use schemas::{Manifest, SignalValue};
 use serde_json::json;
 
@@ -106,32 +107,40 @@ async fn failed_rows_are_listed_and_asked_for_again() {
     assert_eq!(server.counts()["three"], 2);
     assert_eq!(server.counts()["five"], 1);
 
-    let list = std::fs::read_to_string(project.cache().join("failures.jsonl")).unwrap();
-    let mut failures: Vec<serde_json::Value> = list
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    failures.sort_by_key(|failure| bad.iter().position(|&text| failure["text"] == text));
+    let list = Failures::open(&Place::local(&project.cache())).unwrap();
+    assert_eq!(list.num_listed(), 3);
+    let failures = bad.map(|text| list.find(&(id(text), 0)).unwrap());
+    assert!(failures.iter().all(|failure| failure.failed_at.is_some()));
     assert_eq!(
-        failures[0],
-        json!({"id": id("three").to_string(), "draw": 0, "class": "transient", "tries": 2,
-        "message": "the server answered 500 Internal Server Error: oops", "text": "three"})
+        (
+            failures[0].class,
+            failures[0].tries,
+            failures[0].text.as_str()
+        ),
+        (ErrorClass::Transient, 2, "three")
     );
     assert_eq!(
-        (&failures[1]["class"], &failures[1]["tries"]),
-        (&json!("deterministic"), &json!(1))
+        failures[0].message,
+        "the server answered 500 Internal Server Error: oops"
+    );
+    assert_eq!(
+        (failures[1].class, failures[1].tries),
+        (ErrorClass::Deterministic, 1)
     );
     assert!(
-        failures[2]["message"]
-            .as_str()
-            .unwrap()
-            .contains("1 values, expected 3"),
+        failures[2].message.contains("1 values, expected 3"),
         "{}",
-        failures[2]
+        failures[2].message
     );
 
+    // They are left alone until they are asked for.
     let num_before = server.calls().len();
-    assert_eq!(project.run().await.unwrap().num_failed, 3);
+    let again = project.run().await.unwrap();
+    assert_eq!((again.num_failed, again.survey.num_failed), (0, 3));
+    assert_eq!(server.calls().len(), num_before);
+
+    let again = project.run_with(Stop::default(), true, None).await.unwrap();
+    assert_eq!(again.num_failed, 3);
     let asked: HashSet<_> = server.calls()[num_before..]
         .iter()
         .map(|call| call.text.clone())
@@ -211,7 +220,7 @@ async fn a_new_cache_without_any_success_gives_up() {
         matches!(&summary.ending, Ending::AllFailed(error) if error.class == ErrorClass::Deterministic)
     );
     assert_eq!((summary.num_failed, server.calls().len()), (20, 20));
-    assert_eq!(project.files(), ["failures.jsonl"]);
+    assert_eq!(project.files(), ["failures.parquet"]);
 }
 
 #[tokio::test]
@@ -290,7 +299,7 @@ async fn an_error_of_this_machine_keeps_what_is_in_flight() {
     })
     .await;
     let project = Project::with_server(&TEXTS, &server, "[run]\nconcurrency = 6\n");
-    list.set(project.cache().join("failures.jsonl")).unwrap();
+    list.set(project.cache().join("failures.journal")).unwrap();
     assert!(matches!(
         project.run().await,
         Err(Error::Schemas(schemas::Error::Io { .. }))
@@ -535,7 +544,7 @@ async fn a_cache_of_another_source_is_refused_by_key() {
 async fn one_cache_has_one_writer() {
     let server = Server::start(good).await;
     let project = Project::with_server(&TEXTS, &server, "");
-    let lock = Cache::lock_or_create(&project.cache()).unwrap();
+    let lock = Cache::lock_or_create(Place::local(&project.cache()), &Stop::default()).unwrap();
     assert!(matches!(project.run().await, Err(Error::Locked { .. })));
     drop(lock);
     project.run().await.unwrap();

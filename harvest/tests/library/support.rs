@@ -9,12 +9,15 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use harvest::Config;
-use harvest::pipeline::{self, Summary};
-use harvest::{Cache, Error, Plan, Stop};
+use harvest::budget::Budget;
+use harvest::pipeline::{self, Job, Summary};
+use harvest::reporter::Watch;
+use harvest::slice::Slice;
+use harvest::{Cache, Config, Error, Place, Plan, Stop};
 use schemas::shard::{ShardReader, list_shards};
 use schemas::{ExampleId, TeacherRecord};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 /// One request as the server saw it.
 #[derive(Clone, Debug)]
@@ -139,7 +142,7 @@ impl Project {
         Self::new(
             texts,
             &format!(
-                "[teacher]\nkind = \"embeddings\"\nurl = \"{}\"\nmodel = \"m\"\n{more}",
+                "[teacher]\nkind = \"embeddings\"\nurl = \"{}\"\nmodel = \"m\"\nbatch = 1\n{more}",
                 server.url
             ),
         )
@@ -184,13 +187,43 @@ impl Project {
     }
 
     pub(crate) async fn run_until(&self, stop: Stop) -> Result<Summary, Error> {
+        self.run_with(stop, false, None).await
+    }
+
+    pub(crate) async fn run_with(
+        &self,
+        stop: Stop,
+        retry_failures: bool,
+        slice: Option<Slice>,
+    ) -> Result<Summary, Error> {
         let config = self.config();
-        let (teacher, run) =
-            pipeline::teacher_section(&config, Path::new("harvest.toml"), "run").unwrap();
-        let plan = Arc::new(Plan::open(&config, 0)?);
-        let teacher = harvest::teacher::open(teacher, run, &stop)?;
-        let cache = Cache::lock_or_create(&config.cache_folder())?;
-        pipeline::run(plan, teacher, &config.cache, run, cache, stop).await
+        let runtime = Handle::current();
+        let run = move || {
+            let (teachers, run) =
+                pipeline::teacher_section(&config, Path::new("harvest.toml"), "run").unwrap();
+            let plan = Arc::new(Plan::open(&config, 0, slice)?);
+            let place = Place::of(&config, slice)?;
+            let cache = Cache::lock_or_create(place.clone(), &stop)?;
+            let budget = Budget::open(&config.budget, place.shared_work(), slice)?;
+            let watch = Watch {
+                budget: Arc::new(budget),
+                ..Watch::default()
+            };
+            let teacher =
+                harvest::cmd::open_teacher(&plan, &place.work, teachers, run, &watch, &stop)?;
+            let job = Job {
+                plan,
+                teacher,
+                cache: config.cache.clone(),
+                run: run.clone(),
+                retry_failures,
+                watch,
+                config_digest: String::new(),
+                metrics_file: None,
+            };
+            pipeline::run(&runtime, &job, cache, &stop)
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
     }
 
     /// All records of the cache, shard by shard in the order of their names.
@@ -213,7 +246,7 @@ impl Project {
         let mut names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        names.retain(|name| name != ".lock");
+        names.retain(|name| !name.starts_with('.'));
         names.sort();
         names
     }

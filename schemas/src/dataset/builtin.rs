@@ -55,6 +55,7 @@ impl Builtin {
                 .iter()
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
+            teacher_fields: Vec::new(),
             label: "label".to_owned(),
             classes: (!self.classes.is_empty()).then(|| owned(self.classes)),
             metric: self.metric,

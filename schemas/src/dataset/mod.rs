@@ -129,6 +129,12 @@ pub struct DatasetConfig {
     /// The file of each split, relative to `path`; left out, they are found by their published names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<Split, PathBuf>,
+    /// Licence of the data set, for manifests and cards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Terms under which the data set may be used, in words or as an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<String>,
 }
 
 impl DatasetConfig {
@@ -155,6 +161,7 @@ impl DatasetConfig {
             self.named_files(&folder)?
         };
         Ok(Dataset {
+            folder,
             task,
             layout,
             files,
@@ -237,6 +244,7 @@ fn read_task(path: &Path) -> Result<Task, Error> {
 /// An opened data set: its task and the files of its splits.
 #[derive(Debug)]
 pub struct Dataset {
+    folder: PathBuf,
     task: Task,
     layout: Layout,
     files: SplitFiles,
@@ -246,6 +254,11 @@ impl Dataset {
     /// What its rows mean.
     pub fn task(&self) -> &Task {
         &self.task
+    }
+
+    /// The folder that its files lie in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The splits it has, ordered by name.
@@ -268,12 +281,24 @@ impl Dataset {
         paths
     }
 
-    /// Reads one split in file order.
+    /// Reads one split in file order into memory.
     ///
     /// # Errors
-    /// [`Error::BadRow`] once `skip` allows no more; [`Error::BadDataset`] about a split that is not there or a file
-    /// as a whole; [`Error::Io`].
+    /// As [`rows`](Self::rows).
     pub fn read(&self, split: &Split, skip: &mut SkipBadRows) -> Result<Vec<Example>, Error> {
+        self.rows(split, skip)?.collect()
+    }
+
+    /// The examples of one split in file order, read as they are asked for; after an error there are no more.
+    ///
+    /// # Errors
+    /// [`Error::BadDataset`] about a split that is not there. From the iterator: [`Error::BadRow`] once `skip` allows no
+    /// more; [`Error::BadDataset`] about a file as a whole; [`Error::Io`].
+    pub fn rows<'a>(
+        &'a self,
+        split: &'a Split,
+        skip: &'a mut SkipBadRows,
+    ) -> Result<impl Iterator<Item = Result<Example, Error>> + 'a, Error> {
         let files = self.files.get(split).ok_or_else(|| Error::BadDataset {
             path: self.source_files().first().cloned().unwrap_or_default(),
             problem: format!("there is no split `{split}`"),
@@ -286,20 +311,43 @@ impl Dataset {
                     .join(", ")
             )),
         })?;
-        let mut examples = Vec::new();
-        for file in files {
-            self.read_file(file, split, skip, &mut examples)?;
-        }
-        Ok(examples)
+        let mut files = files.iter();
+        let mut open: Option<FileRows<'a>> = None;
+        let mut ended = false;
+        let next = move || -> Result<Option<Example>, Error> {
+            loop {
+                let Some(rows) = &mut open else {
+                    let Some(file) = files.next() else {
+                        return Ok(None);
+                    };
+                    open = Some(self.open_file(file, split)?);
+                    continue;
+                };
+                match rows.next() {
+                    None => open = None,
+                    Some(Ok(None)) => {}
+                    Some(Ok(Some(example))) => return Ok(Some(example)),
+                    Some(Err(error)) => skip.pass_over(error)?,
+                }
+            }
+        };
+        let mut next = next;
+        Ok(std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let row = next().transpose();
+            ended = !matches!(row, Some(Ok(_)));
+            row
+        }))
     }
 
-    fn read_file(
-        &self,
-        file: &SplitFile,
-        split: &Split,
-        skip: &mut SkipBadRows,
-        examples: &mut Vec<Example>,
-    ) -> Result<(), Error> {
+    /// The rows of one file; `None` for those that belong to another split.
+    fn open_file<'a>(
+        &'a self,
+        file: &'a SplitFile,
+        split: &'a Split,
+    ) -> Result<FileRows<'a>, Error> {
         let path = &file.path;
         let mut columns = self.layout.columns();
         let num_columns = columns.len();
@@ -314,19 +362,16 @@ impl Dataset {
             Format::Tsv => delimited(Dialect::Tsv),
             Format::Parquet => parquet::open(path, &columns),
         }?;
-        for row in rows {
-            let example = row.and_then(|mut row| {
-                let pair = row.values.split_off(num_columns);
-                match &wanted {
-                    Some(wanted) if !wanted(&pair) => Ok(None),
-                    _ => self.layout.example(&self.task, split, path, row).map(Some),
-                }
-            });
-            match example {
-                Ok(example) => examples.extend(example),
-                Err(error) => skip.pass_over(error)?,
+        Ok(Box::new(rows.map(move |row| {
+            let mut row = row?;
+            let pair = row.values.split_off(num_columns);
+            match &wanted {
+                Some(wanted) if !wanted(&pair) => Ok(None),
+                _ => self.layout.example(&self.task, split, path, row).map(Some),
             }
-        }
-        Ok(())
+        })))
     }
 }
+
+/// Rows of one file as examples.
+type FileRows<'a> = Box<dyn Iterator<Item = Result<Option<Example>, Error>> + 'a>;

@@ -11,6 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::row::{Column, Row, Rows, Value};
 use crate::error::Error;
+use crate::shard::check_chunks;
 
 const ROWS_PER_BATCH: usize = 1024;
 
@@ -24,8 +25,11 @@ pub(super) fn open(path: &Path, columns: &[Column]) -> Result<Rows, Error> {
         ),
     };
     let file = File::open(path).map_err(|source| Error::io(path, "read", source))?;
+    let metadata = file.metadata();
+    let metadata = metadata.map_err(|source| Error::io(path, "read", source))?;
     let builder =
         ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(error.to_string()))?;
+    check_chunks(builder.metadata(), metadata.len()).map_err(bad)?;
     let fields = builder.schema().fields();
     let header: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
     let indices = columns

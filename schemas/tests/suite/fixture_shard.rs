@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use schemas::record::{TokenTopK, TopKPosition};
+use schemas::record::{ScoredToken, Token, TokenTopK, TopKPosition};
 use schemas::shard::{VectorValues, list_shards};
 use schemas::{Provenance, ShardReader, SignalValue};
 
@@ -17,10 +17,13 @@ fn path() -> PathBuf {
     path.clone()
 }
 
-fn position(remaining_mass: f32, entries: &[(u32, f32)]) -> TopKPosition {
-    TopKPosition {
-        remaining_mass,
-        entries: entries.to_vec(),
+fn scored(id: u32, bytes: &[u8], logprob: f32) -> ScoredToken {
+    ScoredToken {
+        token: Token {
+            id: Some(id),
+            bytes: Some(bytes.to_vec()),
+        },
+        logprob,
     }
 }
 
@@ -80,8 +83,16 @@ fn the_committed_records_read_back() {
             "top_tokens",
             SignalValue::TokenTopK(TokenTopK {
                 positions: vec![
-                    position(0.25, &[(7, -0.5), (65_536, -1.5)]),
-                    position(0.5, &[(0, -0.75)]),
+                    TopKPosition {
+                        chosen: None,
+                        remaining_mass: 0.25,
+                        entries: vec![scored(7, b"a", -0.5), scored(65_536, b"a", -1.5)],
+                    },
+                    TopKPosition {
+                        chosen: Some(scored(65_536, b"a", -1.5)),
+                        remaining_mass: 0.5,
+                        entries: vec![scored(0, b"\xe2\x80", -0.75)],
+                    },
                 ],
             }),
         ),
@@ -104,6 +115,8 @@ fn the_committed_records_read_back() {
             tokens_out: Some(2),
             tries: 1,
             latency_ms: Some(12.5),
+            cost: Some(0.0625),
+            answered_at: Some(1_767_225_600_250),
         }
     );
     let silent = Provenance {

@@ -7,7 +7,7 @@ use std::path::Path;
 use half::f16;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use proptest::prelude::*;
-use schemas::record::{TokenTopK, TopKPosition};
+use schemas::record::{ScoredToken, Token, TokenTopK, TopKPosition};
 use schemas::shard::{VectorValues, list_shards};
 use schemas::{
     DatasetIdentity, Error, ExampleId, FloatType, Manifest, Provenance, ShardEntry, ShardReader,
@@ -90,12 +90,27 @@ fn single_value() -> impl Strategy<Value = f32> {
         .prop_filter("finite", |value| value.is_finite())
 }
 
+fn any_token() -> impl Strategy<Value = ScoredToken> {
+    let bytes = prop::collection::vec(any::<u8>(), 0..5);
+    (0..u32::MAX, prop::option::of(bytes), -100_f32..=0.0).prop_map(|(id, bytes, logprob)| {
+        ScoredToken {
+            token: Token {
+                id: Some(id),
+                bytes,
+            },
+            logprob,
+        }
+    })
+}
+
 fn any_position() -> impl Strategy<Value = TopKPosition> {
     (
+        prop::option::of(any_token()),
         0_f32..=1.0,
-        prop::collection::vec((any::<u32>(), -100_f32..=0.0), 0..=3),
+        prop::collection::vec(any_token(), 0..=3),
     )
-        .prop_map(|(remaining_mass, entries)| TopKPosition {
+        .prop_map(|(chosen, remaining_mass, entries)| TopKPosition {
+            chosen,
             remaining_mass,
             entries,
         })
@@ -112,6 +127,8 @@ fn any_provenance() -> impl Strategy<Value = Provenance> {
         count(),
         any::<u32>(),
         prop::option::of(0_f32..1e6),
+        prop::option::of(0_f64..1e3),
+        prop::option::of(0_i64..1 << 42),
     )
         .prop_map(
             |(
@@ -122,6 +139,8 @@ fn any_provenance() -> impl Strategy<Value = Provenance> {
                 tokens_out,
                 tries,
                 latency_ms,
+                cost,
+                answered_at,
             )| Provenance {
                 served_model,
                 fingerprint,
@@ -130,6 +149,8 @@ fn any_provenance() -> impl Strategy<Value = Provenance> {
                 tokens_out,
                 tries,
                 latency_ms,
+                cost,
+                answered_at,
             },
         )
 }

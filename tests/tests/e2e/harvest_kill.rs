@@ -49,6 +49,7 @@ fn write_dataset(folder: &Path, url: &str) {
         kind = "embeddings"
         url = "{url}"
         model = "numbers"
+        batch = 1
         [cache]
         path = "cache"
         dtype = "f32"

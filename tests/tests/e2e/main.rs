@@ -8,5 +8,6 @@
 
 mod architecture;
 mod distill_kill;
+mod faults;
 mod harvest_kill;
 mod hygiene;

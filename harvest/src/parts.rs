@@ -1,0 +1,373 @@
+//! Parts of replies whose other parts failed or never came: paid for, and kept until their rows are whole.
+//!
+//! While a row is being asked about, its parts lie in the segment of its shard. What a shard did not take is carried
+//! over to `parts.journal`, whose first line says which teacher and data set it belongs to.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use schemas::manifest::sync_folder;
+use schemas::{DatasetIdentity, Error, Sha256Digest, TeacherIdentity, TeacherRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Key;
+use crate::journal::{Line, Lines, Part, PartLine, Segment, json, line};
+use crate::teacher::{ErrorClass, Paid, Reply, Request, TeacherError};
+
+const FILE: &str = "parts.journal";
+
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Header {
+    /// Digest of teacher and data set.
+    source: Sha256Digest,
+}
+
+/// Parts that no shard took. They are on the disk; where they stand is in memory.
+#[derive(Debug)]
+pub struct Parts {
+    path: PathBuf,
+    header: Vec<u8>,
+    kept: Mutex<HashMap<Key, Vec<(String, Line)>>>,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Parts {
+    /// Reads what was carried over in `folder` for this teacher and data set. A file of another source is set aside.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::InvalidJournal`].
+    pub fn open(
+        folder: &Path,
+        teacher: &TeacherIdentity,
+        dataset: &DatasetIdentity,
+    ) -> Result<Self, Error> {
+        let source = serde_json::json!({"teacher": teacher, "dataset": dataset});
+        let source = Sha256Digest::of(source.to_string().as_bytes());
+        let parts = Self {
+            path: folder.join(FILE),
+            header: line(&Header { source }),
+            kept: Mutex::default(),
+            failure: Mutex::default(),
+        };
+        parts.read()?;
+        Ok(parts)
+    }
+
+    fn read(&self) -> Result<(), Error> {
+        let read_error = |source| Error::io(&self.path, "read", source);
+        let mut reader = match File::open(&self.path) {
+            Ok(file) => BufReader::with_capacity(1 << 20, file),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(read_error(source)),
+        };
+        let mut bytes = Vec::new();
+        let (mut number, mut offset, mut end) = (0, 0, 0);
+        while reader.read_until(b'\n', &mut bytes).map_err(read_error)? > 0 {
+            number += 1;
+            if number == 1 && bytes != self.header {
+                return self.set_aside();
+            }
+            // A line that is not whole was being written when the process died.
+            if let Some(json) = json(&bytes).filter(|_| number > 1) {
+                let part: Part =
+                    serde_json::from_slice(json).map_err(|error| Error::InvalidJournal {
+                        path: self.path.clone(),
+                        line: number,
+                        problem: error.to_string(),
+                    })?;
+                let key = (part.record.id, part.record.draw);
+                self.insert(key, part.part, Line::at(offset, bytes.len()));
+            }
+            offset += bytes.len() as u64;
+            if bytes.last() == Some(&b'\n') {
+                end = offset;
+            }
+            bytes.clear();
+        }
+        if end < offset {
+            // Whatever is added next starts on a line of its own.
+            let cut = OpenOptions::new().write(true).open(&self.path);
+            cut.and_then(|file| file.set_len(end))
+                .map_err(|source| Error::io(&self.path, "write", source))?;
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self) -> Result<(), Error> {
+        let aside = self.path.with_extension("journal.other");
+        std::fs::rename(&self.path, &aside)
+            .map_err(|source| Error::io(&self.path, "rename", source))?;
+        tracing::warn!(
+            "`{}` is of another teacher; it stays as `{}`",
+            self.path.display(),
+            aside.display()
+        );
+        Ok(())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<Key, Vec<(String, Line)>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, key: Key, part: String, line: Line) {
+        let mut kept = self.kept();
+        let parts = kept.entry(key).or_default();
+        parts.retain(|(name, _)| *name != part);
+        parts.push((part, line));
+    }
+
+    /// Keeps parts that stand in the journal at `path`, durably.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn carry(&self, path: &Path, parts: Vec<PartLine>) -> Result<(), Error> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let mut source = Lines::open(path)?;
+        for part in parts {
+            let line = self.append(source.bytes(part.line)?)?;
+            self.insert(part.key, part.part, line);
+        }
+        File::open(&self.path)
+            .and_then(|file| file.sync_data())
+            .map_err(|source| Error::io(&self.path, "synchronise", source))
+    }
+
+    /// Takes over what another folder carried, whose file goes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn absorb(&self, other: &Self) -> Result<(), Error> {
+        let kept = std::mem::take(&mut *other.kept());
+        let lines = kept.into_iter().flat_map(|(key, parts)| {
+            let of_key = move |(part, line)| PartLine { key, part, line };
+            parts.into_iter().map(of_key)
+        });
+        self.carry(&other.path, lines.collect())?;
+        other.compact()
+    }
+
+    /// Adds a line; on return the operating system has it.
+    fn append(&self, line: &[u8]) -> Result<Line, Error> {
+        let _one_at_a_time = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || -> std::io::Result<Line> {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&self.path)?;
+            if file.metadata()?.len() == 0 {
+                file.write_all(&self.header)?;
+            }
+            let offset = file.metadata()?.len();
+            file.write_all(line).inspect_err(|_| {
+                let _ = file.set_len(offset);
+            })?;
+            Ok(Line::at(offset, line.len()))
+        };
+        write().map_err(|source| Error::io(&self.path, "write", source))
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept().is_empty()
+    }
+
+    /// Forgets the parts of a row that is whole; the file shrinks with the next [`compact`](Self::compact).
+    pub(crate) fn forget(&self, key: &Key) {
+        self.kept().remove(key);
+    }
+
+    /// Writes the file anew with what is left, or removes it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn compact(&self) -> Result<(), Error> {
+        let mut kept = self.kept();
+        if kept.is_empty() {
+            return match std::fs::remove_file(&self.path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    Err(Error::io(&self.path, "remove", source))
+                }
+                _ => Ok(()),
+            };
+        }
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let write_error = |source| Error::io(&self.path, "write", source);
+        let mut new = tempfile::Builder::new()
+            .prefix(".manifest-")
+            .suffix(".tmp")
+            .tempfile_in(folder)
+            .map_err(write_error)?;
+        new.write_all(&self.header).map_err(write_error)?;
+        let mut offset = self.header.len() as u64;
+        let mut old = Lines::open(&self.path)?;
+        for (_, line) in kept.values_mut().flatten() {
+            let bytes = old.bytes(*line)?;
+            new.write_all(bytes).map_err(write_error)?;
+            *line = Line::at(offset, bytes.len());
+            offset += bytes.len() as u64;
+        }
+        new.as_file().sync_all().map_err(write_error)?;
+        new.persist(&self.path)
+            .map_err(|error| write_error(error.error))?;
+        sync_folder(folder).map_err(write_error)
+    }
+
+    fn find(&self, part: &str, request: &Request) -> Option<Reply> {
+        let line = {
+            let kept = self.kept();
+            let parts = kept.get(&(request.id, request.draw))?;
+            parts.iter().find(|(name, _)| name == part)?.1
+        };
+        let read = Lines::open(&self.path).and_then(|mut lines| lines.parse::<Part>(line));
+        match read {
+            Ok(Part { record, .. }) => Some(Reply {
+                signals: record.signals,
+                provenance: record.provenance,
+            }),
+            Err(error) => {
+                tracing::warn!("{error}; the part is asked for again");
+                None
+            }
+        }
+    }
+
+    /// The first error that kept a part from being written, which ends the run: what is paid for from then on is lost.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn not_kept(&self, error: Error) -> TeacherError {
+        let refusal = TeacherError::new(ErrorClass::Interrupted, error.to_string());
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+        refusal
+    }
+}
+
+fn part_of(part: &str, request: &Request, reply: &Reply) -> Part {
+    Part {
+        part: part.to_owned(),
+        record: TeacherRecord {
+            id: request.id,
+            draw: request.draw,
+            signals: reply.signals.clone(),
+            provenance: reply.provenance.clone(),
+        },
+    }
+}
+
+/// Without a shard: what comes is carried over at once.
+impl Paid for Parts {
+    fn find(&self, part: &str, request: &Request) -> Option<Reply> {
+        self.find(part, request)
+    }
+
+    fn keep(&self, part: &str, request: &Request, reply: &Reply) -> Result<(), TeacherError> {
+        let written = self.append(&line(&part_of(part, request, reply)));
+        let line = written.map_err(|error| self.not_kept(error))?;
+        self.insert((request.id, request.draw), part.to_owned(), line);
+        Ok(())
+    }
+}
+
+/// Within a shard: what comes goes to its segment.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentParts {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) carried: Arc<Parts>,
+}
+
+impl Paid for SegmentParts {
+    fn find(&self, part: &str, request: &Request) -> Option<Reply> {
+        self.carried.find(part, request)
+    }
+
+    fn keep(&self, part: &str, request: &Request, reply: &Reply) -> Result<(), TeacherError> {
+        self.segment
+            .append_part(&part_of(part, request, reply))
+            .map_err(|error| self.carried.not_kept(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use schemas::{ExampleId, Provenance, SignalValue};
+
+    use super::*;
+
+    fn open(folder: &Path, model: &str) -> Parts {
+        let teacher = TeacherIdentity {
+            kind: "t".into(),
+            model: model.into(),
+            settings: serde_json::json!({}),
+        };
+        let dataset = DatasetIdentity {
+            task: "t".into(),
+            fields: vec!["a".into()],
+            prompt: None,
+        };
+        Parts::open(folder, &teacher, &dataset).unwrap()
+    }
+
+    fn reply(text: &str) -> Reply {
+        Reply {
+            signals: BTreeMap::from([("text".to_owned(), SignalValue::Text(text.to_owned()))]),
+            provenance: Provenance::default(),
+        }
+    }
+
+    #[test]
+    fn a_part_outlives_the_process_until_its_row_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Request::text(ExampleId::from([1; 16]), 0, "one");
+        let two = Request::text(ExampleId::from([2; 16]), 3, "two");
+        let parts = open(folder.path(), "m");
+        parts.keep("picture", &one, &reply("first")).unwrap();
+        parts.keep("picture", &two, &reply("second")).unwrap();
+        parts.keep("picture", &two, &reply("third")).unwrap();
+
+        let again = open(folder.path(), "m");
+        assert_eq!(again.find("picture", &one), Some(reply("first")));
+        assert_eq!(again.find("picture", &two), Some(reply("third")));
+        assert_eq!(again.find("feature", &two), None);
+        again.forget(&(one.id, 0));
+        again.compact().unwrap();
+
+        let last = open(folder.path(), "m");
+        assert_eq!(last.find("picture", &one), None);
+        assert_eq!(last.find("picture", &two), Some(reply("third")));
+        last.forget(&(two.id, 3));
+        last.compact().unwrap();
+        assert!(!folder.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn a_torn_line_costs_itself_and_another_teacher_gets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Request::text(ExampleId::from([1; 16]), 0, "one");
+        let two = Request::text(ExampleId::from([2; 16]), 0, "two");
+        let parts = open(folder.path(), "m");
+        parts.keep("a", &one, &reply("first")).unwrap();
+        parts.keep("a", &two, &reply("second")).unwrap();
+        let path = folder.path().join(FILE);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        let torn = open(folder.path(), "m");
+        assert_eq!(torn.find("a", &one), Some(reply("first")));
+        assert_eq!(torn.find("a", &two), None);
+        assert_eq!(open(folder.path(), "other").find("a", &one), None);
+        assert!(folder.path().join("parts.journal.other").exists());
+    }
+}

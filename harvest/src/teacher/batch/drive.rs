@@ -1,0 +1,301 @@
+//! Moves one batch on from stage to stage. A step is written down before the next one begins, so that whoever takes
+//! over, after an error, a drop or a kill, starts from what is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::api::{Api, Remote};
+use super::results::Results;
+use super::state::{self, Ended, Record, Stage, Store};
+use crate::stop::Stop;
+use crate::teacher::{ErrorClass, TeacherError};
+
+/// Failures in a row to learn a batch's state before its rows count as failed.
+const MAX_POLL_FAILURES: u32 = 20;
+
+/// A batch of this process.
+#[derive(Debug)]
+pub(super) struct Batch {
+    state: tokio::sync::Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Record,
+    /// Whether this process has sent the request file, so that the server must still have it.
+    uploaded_here: bool,
+    over: Option<Result<Arc<Results>, TeacherError>>,
+}
+
+/// Where a batch stands after it was driven.
+#[derive(Debug)]
+pub(super) struct Driven {
+    pub(super) outcome: Result<Arc<Results>, TeacherError>,
+    /// Whether nothing more will come of it, so that what it has not answered can be asked anew.
+    pub(super) is_over: bool,
+}
+
+/// Time between two looks at a batch: doubled from the first to the longest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waits {
+    pub(super) first: Duration,
+    pub(super) longest: Duration,
+}
+
+/// What drives batches.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) api: Api,
+    pub(super) waits: Waits,
+    /// Path that the requests are for, such as `/v1/embeddings`.
+    pub(super) url: String,
+    pub(super) window: String,
+    pub(super) max_line: usize,
+    pub(super) stop: Stop,
+}
+
+impl Batch {
+    pub(super) fn new(record: Record) -> Self {
+        Self {
+            state: tokio::sync::Mutex::new(State {
+                record,
+                uploaded_here: false,
+                over: None,
+            }),
+        }
+    }
+}
+
+impl Driver {
+    /// Drives the batch to its end, or waits for whoever does.
+    pub(super) async fn drive(&self, batch: &Batch, store: &Store) -> Driven {
+        let mut state = tokio::select! {
+            state = batch.state.lock() => state,
+            () = self.stop.requested() => return Driven { outcome: Err(interrupted()), is_over: false },
+        };
+        if let Some(over) = &state.over {
+            return Driven {
+                outcome: over.clone(),
+                is_over: true,
+            };
+        }
+        let outcome = self.advance(&mut state, store).await;
+        if outcome.is_ok() {
+            state.over = Some(outcome.clone());
+        }
+        let is_over = state.over.is_some();
+        Driven { outcome, is_over }
+    }
+
+    async fn advance(
+        &self,
+        state: &mut State,
+        store: &Store,
+    ) -> Result<Arc<Results>, TeacherError> {
+        // A process that is here for the first time cannot know whether an earlier one got through.
+        let mut is_doubtful = matches!(state.record.stage, Stage::Creating { .. });
+        loop {
+            if self.stop.is_requested() {
+                return Err(interrupted());
+            }
+            let name = state.record.name.clone();
+            let next = match state.record.stage.clone() {
+                Stage::Prepared => {
+                    let sent = self.api.upload(&name, &store.requests(&name)).await;
+                    let file = sent.map_err(|error| give_up_if_lasting(state, store, error))?;
+                    state.uploaded_here = true;
+                    Stage::Uploaded { file }
+                }
+                Stage::Uploaded { file } => Stage::Creating { file },
+                Stage::Creating { file } if is_doubtful => {
+                    is_doubtful = false;
+                    match self.seek(&name, &file).await? {
+                        Some(found) => Stage::Created { batch: found.id },
+                        None => continue,
+                    }
+                }
+                Stage::Creating { file } => self.create(state, store, &name, file).await?,
+                Stage::Created { batch } => {
+                    let remote = self.wait(&batch).await?;
+                    self.collect(&name, &remote, store).await?
+                }
+                Stage::Collected { ended } => {
+                    state::remove_if_there(&store.requests(&name))?;
+                    let rows = &state.record.rows;
+                    let results = Results::read(store.results(&name), rows, ended, self.max_line)?;
+                    return Ok(Arc::new(results));
+                }
+            };
+            let mut record = state.record.clone();
+            record.stage = next;
+            store.save(&record)?;
+            state.record = record;
+        }
+    }
+
+    /// Creates the batch. A refusal says that there is none; after any other error there may be one.
+    async fn create(
+        &self,
+        state: &mut State,
+        store: &Store,
+        name: &str,
+        file: String,
+    ) -> Result<Stage, TeacherError> {
+        let created = self.api.create(name, &file, &self.url, &self.window).await;
+        match created {
+            Ok(remote) => {
+                let rows = state.record.rows.len();
+                tracing::info!("batch {} is submitted with {rows} rows", remote.id);
+                Ok(Stage::Created { batch: remote.id })
+            }
+            Err(error) if matches!(error.class, ErrorClass::Transient | ErrorClass::Overload) => {
+                Err(error)
+            }
+            // The file may have been removed since it was sent.
+            Err(error) if error.class == ErrorClass::Deterministic && !state.uploaded_here => {
+                tracing::warn!(
+                    "the request file is sent again, since the server refused it: {error}"
+                );
+                Ok(Stage::Prepared)
+            }
+            Err(error) if error.class == ErrorClass::Deterministic => {
+                Err(give_up_if_lasting(state, store, error))
+            }
+            Err(error) => {
+                let mut record = state.record.clone();
+                record.stage = Stage::Uploaded { file };
+                store.save(&record)?;
+                state.record = record;
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks twice whether the server has a batch that an interrupted request may have created: that request may still
+    /// be under way.
+    async fn seek(&self, name: &str, file: &str) -> Result<Option<Remote>, TeacherError> {
+        let cannot_tell = |error: TeacherError| {
+            match error.class {
+            ErrorClass::Deterministic => TeacherError::new(
+                ErrorClass::Credentials,
+                format!("cannot find out whether a batch of {file} was created: {error}"),
+            )
+            .advise(format!(
+                "look for it at the provider; if there is none, remove the files that start with `{name}` in the \
+                 folder `batches` of the cache, and its rows are submitted again"
+            )),
+            _ => error,
+        }
+        };
+        if let Some(found) = self.api.find(name, file).await.map_err(cannot_tell)? {
+            return Ok(Some(found));
+        }
+        self.pause(self.waits.first).await?;
+        self.api.find(name, file).await.map_err(cannot_tell)
+    }
+
+    /// Waits until the batch has ended.
+    async fn wait(&self, id: &str) -> Result<Remote, TeacherError> {
+        let mut wait = self.waits.first;
+        let mut num_failures = 0;
+        let mut last = (String::new(), 0);
+        loop {
+            match self.api.get(id).await {
+                Ok(remote) if remote.has_ended() => return Ok(remote),
+                Ok(remote) => {
+                    num_failures = 0;
+                    let counts = remote.request_counts.unwrap_or_default();
+                    let (done, total) = (counts.completed + counts.failed, counts.total);
+                    if last != (remote.status.clone(), done) {
+                        tracing::info!("batch {id}: {}, {done} of {total} rows", remote.status);
+                        last = (remote.status, done);
+                    }
+                }
+                Err(error) if error.class == ErrorClass::Deterministic => {
+                    return Err(lost(id, &error));
+                }
+                Err(error) if error.is_retryable() && num_failures < MAX_POLL_FAILURES => {
+                    num_failures += 1;
+                    tracing::warn!("batch {id}: its state is not known: {error}");
+                    wait = wait
+                        .max(error.retry_after.unwrap_or_default())
+                        .min(self.waits.longest);
+                }
+                Err(error) => return Err(error),
+            }
+            self.pause(wait).await?;
+            wait = (2 * wait).min(self.waits.longest);
+        }
+    }
+
+    async fn pause(&self, wait: Duration) -> Result<(), TeacherError> {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            () = self.stop.requested() => Err(interrupted()),
+        }
+    }
+
+    /// Fetches what an ended batch brought; an expired one has finished rows, too.
+    async fn collect(
+        &self,
+        name: &str,
+        remote: &Remote,
+        store: &Store,
+    ) -> Result<Stage, TeacherError> {
+        if remote.status != "completed" {
+            tracing::warn!("batch {} ended as {}", remote.id, remote.status);
+        }
+        let ids = [&remote.output_file_id, &remote.error_file_id];
+        for (id, path) in ids.into_iter().zip(store.results(name)) {
+            if let Some(id) = id.as_deref().filter(|id| !id.is_empty()) {
+                self.api
+                    .download(id, &path)
+                    .await
+                    .map_err(|error| match error.class {
+                        ErrorClass::Deterministic => lost(&remote.id, &error),
+                        _ => error,
+                    })?;
+            }
+        }
+        Ok(Stage::Collected {
+            ended: Ended {
+                status: remote.status.clone(),
+                at: remote.ended_at(),
+                problems: remote.problems(),
+            },
+        })
+    }
+}
+
+/// After a refusal that would come again, nothing was submitted and nothing is worth keeping.
+fn give_up_if_lasting(state: &mut State, store: &Store, error: TeacherError) -> TeacherError {
+    if error.class == ErrorClass::Deterministic {
+        match store.remove(&state.record.name) {
+            Ok(()) => state.over = Some(Err(error.clone())),
+            Err(on_disk) => tracing::warn!("{on_disk}"),
+        }
+    }
+    error
+}
+
+/// What was submitted and paid for cannot be had: nothing is submitted again without the user's word.
+fn lost(id: &str, error: &TeacherError) -> TeacherError {
+    TeacherError::new(
+        ErrorClass::Credentials,
+        format!("batch {id}, which was submitted earlier, cannot be had: {error}"),
+    )
+    .advise(
+        error.advice.clone().unwrap_or_else(|| {
+            "check that url and key are those it was submitted with; if it is gone, remove its record from the folder \
+             `batches` of the cache, and its rows are submitted and paid for again"
+                .into()
+        }),
+    )
+}
+
+fn interrupted() -> TeacherError {
+    TeacherError::new(
+        ErrorClass::Interrupted,
+        "stopped before the batch ended; the next run awaits it",
+    )
+}

@@ -1,0 +1,453 @@
+//! The OpenAI-style Batch API: the requests of another teacher, sent as files and answered within a day, at a lower
+//! price.
+//!
+//! A query becomes one or more batches, each of which goes through the stages of [`state::Stage`]. Every stage is on
+//! disk before the next begins, so a process can die at any point and no row is submitted twice: a later query for a row
+//! that is in a batch awaits that batch, whatever rows it is asked with. The one step whose success can go unseen is the
+//! creation of a batch; after a doubt, the server's list is searched for it, twice, before it is created.
+//!
+//! What an ended batch brought stays on disk, since its replies are safe elsewhere only some time after `query` has
+//! returned. In the process that collected it, each row is handed out once, as a reply or as an error; asked again, the
+//! row is a new question. A later process answers from it what it has an answer for and submits the rest anew. It is
+//! removed by [`Teacher::finished`], which is called when everything that was asked for is committed.
+
+mod api;
+mod drive;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod prepare;
+mod results;
+mod state;
+
+use std::collections::HashMap;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::exchange::{Exchange, ExchangeKind, Served};
+use super::http::{Endpoint, KeyHeader};
+use super::{
+    Answers, BatchLimits, Description, NotKept, OpenContext, Paid, Reply, Request, Teacher,
+    TeacherError, TeacherKind, Usage, kinds,
+};
+use crate::config::{ConfigError, Section, ServerConfig};
+use api::Api;
+use drive::{Batch, Driver, Waits};
+use prepare::Preparer;
+use results::Results;
+use state::{Record, Row, Stage, Store};
+
+/// Room in a line of results for what is around the reply.
+const LINE_OVERHEAD: usize = 64 << 10;
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// Rows after which other tasks of the process get their turn.
+const ROWS_BETWEEN_YIELDS: usize = 64;
+
+/// `[teacher]` with `kind = "batch"`, besides `[teacher.of]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BatchConfig {
+    /// The most rows in one batch.
+    #[serde(default = "default_max_requests")]
+    pub max_requests: NonZeroUsize,
+    /// Largest request file, in MiB; it is in memory while it is sent.
+    #[serde(default = "default_max_file_mib")]
+    pub max_file_mib: NonZeroU32,
+    /// Largest file of results that is fetched, in MiB; it goes to disk.
+    #[serde(default = "default_max_result_mib")]
+    pub max_result_mib: NonZeroU32,
+    /// Longest time between two looks at a batch, in seconds.
+    #[serde(default = "default_poll_seconds")]
+    pub poll_seconds: NonZeroU64,
+    /// Seconds after which a file that is sent or fetched counts as lost.
+    #[serde(default = "default_transfer_seconds")]
+    pub transfer_seconds: NonZeroU64,
+    /// Time within which the server shall answer, in its words.
+    #[serde(default = "default_window")]
+    pub window: String,
+    /// Fewer new rows than this are asked directly, at the ordinary price: a check that takes a day helps nobody.
+    #[serde(default = "default_direct_below")]
+    pub direct_below: usize,
+}
+
+fn default_max_requests() -> NonZeroUsize {
+    const { NonZeroUsize::new(50_000).expect("not zero") }
+}
+
+fn default_max_file_mib() -> NonZeroU32 {
+    const { NonZeroU32::new(100).expect("not zero") }
+}
+
+fn default_max_result_mib() -> NonZeroU32 {
+    const { NonZeroU32::new(8192).expect("not zero") }
+}
+
+fn default_poll_seconds() -> NonZeroU64 {
+    const { NonZeroU64::new(60).expect("not zero") }
+}
+
+fn default_transfer_seconds() -> NonZeroU64 {
+    const { NonZeroU64::new(3600).expect("not zero") }
+}
+
+fn default_window() -> String {
+    "24h".to_owned()
+}
+
+fn default_direct_below() -> usize {
+    2
+}
+
+#[derive(Debug)]
+struct Configured {
+    server: ServerConfig,
+    own: BatchConfig,
+    of: Arc<dyn ExchangeKind>,
+}
+
+pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
+    let server: ServerConfig = section.part(&ServerConfig::KEYS)?;
+    let Some(of) = section.section("of")? else {
+        return Err(section.refuse("the section [teacher.of] is missing, which says what is asked"));
+    };
+    let of = kinds::read_exchange(server.clone(), of)?;
+    let own = section.rest()?;
+    Ok(Arc::new(Configured { server, own, of }))
+}
+
+impl TeacherKind for Configured {
+    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+        Ok(context.guard(self.batched(context)?))
+    }
+}
+
+impl Configured {
+    fn batched(&self, context: &OpenContext<'_>) -> Result<Batched, TeacherError> {
+        let endpoint = || Endpoint::open(&self.server, KeyHeader::Bearer);
+        let transfer = ServerConfig {
+            timeout_seconds: self.own.transfer_seconds,
+            ..self.server.clone()
+        };
+        let mebibytes = |number: NonZeroU32| number.get() as usize * (1 << 20);
+        let exchange = self.of.exchange(context)?;
+        let max_bytes = mebibytes(self.own.max_file_mib);
+        let longest = Duration::from_secs(self.own.poll_seconds.get());
+        let driver = Driver {
+            api: Api {
+                endpoint: endpoint()?,
+                transfer: Endpoint::open(&transfer, KeyHeader::Bearer)?,
+                max_result_bytes: mebibytes(self.own.max_result_mib) as u64,
+            },
+            waits: Waits {
+                first: FIRST_WAIT.min(longest),
+                longest,
+            },
+            url: format!("/v1/{}", exchange.path().join("/")),
+            window: self.own.window.clone(),
+            max_line: mebibytes(self.server.max_reply_mib) + LINE_OVERHEAD,
+            stop: context.stop.clone(),
+        };
+        // What a file holds is said the same way when it is sent row by row, so the identity is that of the exchange.
+        let description = Description {
+            batch: BatchLimits {
+                max_requests: self.own.max_requests.get(),
+                max_bytes,
+            },
+            max_in_flight: None,
+            ..exchange.describe().clone()
+        };
+        Ok(Batched {
+            description,
+            direct: Served::new(Arc::clone(&exchange), endpoint()?),
+            direct_below: self.own.direct_below,
+            exchange,
+            driver,
+            max_bytes,
+            state_folder: context.state_folder.clone(),
+            ledger: Mutex::new(None),
+        })
+    }
+}
+
+/// Asks through a Batch API.
+#[derive(Debug)]
+struct Batched {
+    description: Description,
+    exchange: Arc<dyn Exchange>,
+    direct: Served<Arc<dyn Exchange>>,
+    direct_below: usize,
+    driver: Driver,
+    max_bytes: usize,
+    state_folder: PathBuf,
+    /// Opened by the first query: what only describes itself needs no lock.
+    ledger: Mutex<Option<Ledger>>,
+}
+
+/// Which batch a row is in.
+#[derive(Debug)]
+struct Ledger {
+    store: Arc<Store>,
+    awaited: HashMap<Row, Arc<Batch>>,
+    /// Rows that batches of an earlier process answered.
+    answered: HashMap<Row, Arc<Results>>,
+}
+
+type Outcome = Result<Reply, TeacherError>;
+
+/// What a query has to wait for.
+struct Plan {
+    store: Arc<Store>,
+    /// Positions in the query by batch.
+    batches: Vec<(Arc<Batch>, Vec<usize>)>,
+    direct: Vec<usize>,
+}
+
+impl Ledger {
+    fn open(store: Store, records: Vec<Record>, max_line: usize) -> Result<Self, TeacherError> {
+        let (mut awaited, mut answered) = (HashMap::new(), HashMap::new());
+        for record in records {
+            let rows = record.rows.clone();
+            if let Stage::Collected { ended } = record.stage {
+                let files = store.results(&record.name);
+                let results = Arc::new(Results::read(files, &rows, ended, max_line)?);
+                let good = rows.into_iter().filter(|row| results.is_good(row.key));
+                answered.extend(good.map(|row| (row, Arc::clone(&results))));
+            } else {
+                let batch = Arc::new(Batch::new(record));
+                awaited.extend(rows.into_iter().map(|row| (row, Arc::clone(&batch))));
+            }
+        }
+        Ok(Self {
+            store: Arc::new(store),
+            awaited,
+            answered,
+        })
+    }
+}
+
+impl Batched {
+    async fn ask(&self, requests: &[Request]) -> Vec<Outcome> {
+        let mut replies: Vec<Option<Outcome>> = vec![None; requests.len()];
+        match self.plan(requests, &mut replies).await {
+            Ok(plan) => self.follow(plan, requests, &mut replies).await,
+            // Of the rows and not of the query: a query that is refused as a whole is asked again in halves.
+            Err(error) => {
+                for reply in replies.iter_mut().filter(|reply| reply.is_none()) {
+                    *reply = Some(Err(error.clone()));
+                }
+            }
+        }
+        replies.into_iter().flatten().collect()
+    }
+
+    /// Finds or makes the batch of each row. Queries do so one at a time, so that none submits what another does.
+    async fn plan(
+        &self,
+        requests: &[Request],
+        replies: &mut [Option<Outcome>],
+    ) -> Result<Plan, TeacherError> {
+        let mut ledger = self.ledger.lock().await;
+        let ledger = match &mut *ledger {
+            Some(ledger) => ledger,
+            none => {
+                let identity = &self.description.identity;
+                let (store, records) = Store::open(&self.state_folder, identity)?;
+                none.insert(Ledger::open(store, records, self.driver.max_line)?)
+            }
+        };
+        let rows: Vec<Row> = requests.iter().map(Row::of).collect();
+        let mut fresh = Vec::new();
+        for (position, row) in rows.iter().enumerate() {
+            if let Some(results) = ledger.answered.remove(row) {
+                let outcome = self.outcome(&results, &requests[position]);
+                replies[position] = outcome.ok().map(Ok);
+            }
+            if replies[position].is_none() && !ledger.awaited.contains_key(row) {
+                fresh.push(position);
+            }
+        }
+        if fresh.len() < self.direct_below {
+            return Ok(ledger.plan(&rows, replies, fresh));
+        }
+        self.submit(ledger, &rows, &fresh, requests, replies)
+            .await?;
+        Ok(ledger.plan(&rows, replies, Vec::new()))
+    }
+
+    /// Writes the request files of rows that are in no batch.
+    async fn submit(
+        &self,
+        ledger: &mut Ledger,
+        rows: &[Row],
+        fresh: &[usize],
+        requests: &[Request],
+        replies: &mut [Option<Outcome>],
+    ) -> Result<(), TeacherError> {
+        let max_rows = self.description.batch.max_requests;
+        let store = Arc::clone(&ledger.store);
+        let mut preparer = Preparer::new(&store, &self.driver.url, max_rows, self.max_bytes);
+        let mut seen = std::collections::HashSet::new();
+        for &position in fresh
+            .iter()
+            .filter(|position| seen.insert(rows[**position]))
+        {
+            let added = match self.exchange.body(&requests[position..=position]).await {
+                Ok(body) => preparer.add(rows[position], &body),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = added {
+                replies[position] = Some(Err(error));
+            }
+        }
+        for record in preparer.finish()? {
+            let rows = record.rows.clone();
+            let batch = Arc::new(Batch::new(record));
+            let entries = rows.into_iter().map(|row| (row, Arc::clone(&batch)));
+            ledger.awaited.extend(entries);
+        }
+        Ok(())
+    }
+
+    async fn follow(&self, plan: Plan, requests: &[Request], replies: &mut [Option<Outcome>]) {
+        let Plan {
+            store,
+            batches,
+            direct,
+        } = plan;
+        let driven = batches
+            .iter()
+            .map(|(batch, _)| self.driver.drive(batch, &store));
+        let asked = direct
+            .iter()
+            .map(|&position| self.ask_directly(&requests[position]));
+        let (driven, asked) = futures::join!(join_all(driven), join_all(asked));
+        for (position, outcome) in direct.into_iter().zip(asked) {
+            replies[position] = Some(outcome);
+        }
+        let mut over = Vec::new();
+        for ((batch, positions), driven) in batches.into_iter().zip(driven) {
+            for (number, position) in positions.iter().copied().enumerate() {
+                replies[position] = Some(match &driven.outcome {
+                    Ok(results) => self.outcome(results, &requests[position]),
+                    Err(error) => Err(error.clone()),
+                });
+                if number % ROWS_BETWEEN_YIELDS == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            if driven.is_over {
+                over.push((batch, positions));
+            }
+        }
+        if let Some(ledger) = &mut *self.ledger.lock().await {
+            for (batch, positions) in over {
+                for position in positions {
+                    let row = Row::of(&requests[position]);
+                    // Another query may have submitted it anew meanwhile.
+                    if ledger
+                        .awaited
+                        .get(&row)
+                        .is_some_and(|of| Arc::ptr_eq(of, &batch))
+                    {
+                        ledger.awaited.remove(&row);
+                    }
+                }
+            }
+        }
+    }
+
+    fn outcome(&self, results: &Results, request: &Request) -> Outcome {
+        results.outcome(request, self.exchange.as_ref(), &self.driver.api)
+    }
+
+    async fn ask_directly(&self, request: &Request) -> Outcome {
+        let answers = self
+            .direct
+            .query(std::slice::from_ref(request), &NotKept)
+            .await?;
+        let mut replies = answers.replies;
+        replies.pop().expect("one request has one outcome")
+    }
+}
+
+impl Ledger {
+    /// The batches of the rows that have no outcome yet.
+    fn plan(&self, rows: &[Row], replies: &[Option<Outcome>], direct: Vec<usize>) -> Plan {
+        let mut batches: Vec<(Arc<Batch>, Vec<usize>)> = Vec::new();
+        let mut places: HashMap<*const Batch, usize> = HashMap::new();
+        for (position, row) in rows.iter().enumerate() {
+            if let (None, Some(batch)) = (&replies[position], self.awaited.get(row)) {
+                let place = *places.entry(Arc::as_ptr(batch)).or_insert(batches.len());
+                if place == batches.len() {
+                    batches.push((Arc::clone(batch), Vec::new()));
+                }
+                batches[place].1.push(position);
+            }
+        }
+        Plan {
+            store: Arc::clone(&self.store),
+            batches,
+            direct,
+        }
+    }
+
+    /// Removes what is collected or was never submitted; names what is still to come.
+    fn clear(&mut self) -> Result<(), TeacherError> {
+        for record in self.store.records()? {
+            match record.stage {
+                Stage::Collected { .. } | Stage::Prepared | Stage::Uploaded { .. } => {
+                    self.store.remove(&record.name)?;
+                }
+                Stage::Created { batch } => tracing::warn!(
+                    "batch {batch} was submitted and its rows are no longer asked for: its result is not fetched"
+                ),
+                Stage::Creating { .. } => {}
+            }
+        }
+        self.awaited.clear();
+        self.answered.clear();
+        Ok(())
+    }
+}
+
+impl Teacher for Batched {
+    fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    fn most(&self, requests: &[Request]) -> Usage {
+        let mut sum = Usage::default();
+        for request in requests {
+            let most = self.exchange.most(std::slice::from_ref(request));
+            sum.requests += most.requests;
+            sum.tokens_in += most.tokens_in;
+            sum.tokens_out += most.tokens_out;
+        }
+        sum
+    }
+
+    fn query<'a>(
+        &'a self,
+        requests: &'a [Request],
+        _paid: &'a dyn Paid,
+    ) -> BoxFuture<'a, Result<Answers, TeacherError>> {
+        Box::pin(async move { Ok(self.ask(requests).await.into()) })
+    }
+
+    fn finished(&self) {
+        if let Ok(mut ledger) = self.ledger.try_lock()
+            && let Some(ledger) = &mut *ledger
+            && let Err(error) = ledger.clear()
+        {
+            tracing::warn!("results of batches stay on disk: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

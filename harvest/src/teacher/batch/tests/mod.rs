@@ -1,0 +1,591 @@
+//! Against a server in this process, over real sockets.
+
+mod server;
+
+use std::path::Path;
+
+use schemas::{ExampleId, SignalValue, Task};
+use serde_json::json;
+
+use super::*;
+use crate::config::{CommonConfig, RunConfig};
+use crate::stop::Stop;
+use crate::teacher::ErrorClass::{Deterministic, Quota, Rate, Transient};
+use crate::teacher::{ErrorClass, embeddings};
+use server::{Faults, Server};
+
+fn requests(texts: &[&str]) -> Vec<Request> {
+    let row = |(number, text): (usize, &&str)| {
+        Request::text(ExampleId::from([number as u8; 16]), 0, *text)
+    };
+    texts.iter().enumerate().map(row).collect()
+}
+
+/// A teacher that never waits longer than a moment.
+fn open_with(server: &Server, folder: &Path, keys: &str, stop: &Stop) -> Batched {
+    let of_server: ServerConfig =
+        toml::from_str(&format!("url = \"{}\"\nmodel = \"m\"", server.url)).unwrap();
+    let configuration = format!(
+        "[dataset]\npath = \".\"\n[cache]\npath = \"c\"\n[teacher]\nkind = \"batch\"\nurl = \"{}\"\nmodel = \"m\"\n{keys}\n\
+         [teacher.of]\nkind = \"embeddings\"\n",
+        server.url
+    );
+    let path = folder.join("harvest.toml");
+    std::fs::write(&path, configuration).unwrap();
+    crate::Config::read(&path).unwrap();
+    let own = toml::from_str(keys).unwrap();
+    let context = OpenContext {
+        common: &CommonConfig::default(),
+        run: &RunConfig::default(),
+        task: &Task::builtin("sst2").unwrap(),
+        data_folder: folder.to_owned(),
+        state_folder: folder.to_owned(),
+        watch: crate::reporter::Watch::default(),
+        stop: stop.clone(),
+    };
+    let configured = Configured {
+        of: embeddings::exchange_of(of_server.clone()),
+        server: of_server,
+        own,
+    };
+    let mut teacher = configured.batched(&context).unwrap();
+    teacher.driver.waits = Waits {
+        first: Duration::from_millis(1),
+        longest: Duration::from_millis(2),
+    };
+    teacher
+}
+
+fn open(server: &Server, folder: &Path) -> Batched {
+    open_with(server, folder, "direct_below = 0", &Stop::default())
+}
+
+async fn ask(teacher: &Batched, requests: &[Request]) -> Vec<Outcome> {
+    let replies = teacher.query(requests, &NotKept).await.unwrap().replies;
+    assert_eq!(replies.len(), requests.len());
+    replies
+}
+
+fn is_answer(outcome: &Outcome, request: &Request) -> bool {
+    let feature = vec![request.prompt.len() as f32, 1.5];
+    outcome
+        .as_ref()
+        .is_ok_and(|reply| reply.signals["feature"] == SignalValue::Vector(feature))
+}
+
+fn all_answered(outcomes: &[Outcome], requests: &[Request]) -> bool {
+    outcomes
+        .iter()
+        .zip(requests)
+        .all(|(outcome, request)| is_answer(outcome, request))
+}
+
+fn class(outcome: &Outcome) -> Option<ErrorClass> {
+    outcome.as_ref().err().map(|error| error.class)
+}
+
+/// Files of batches in the state folder.
+fn num_files(folder: &Path) -> usize {
+    let of_teacher = std::fs::read_dir(folder.join("batches"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let files = std::fs::read_dir(of_teacher.path()).unwrap();
+    files
+        .filter(|file| file.as_ref().unwrap().file_name() != ".lock")
+        .count()
+}
+
+#[tokio::test]
+async fn rows_come_back_in_order_with_what_the_server_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let teacher = open(&server, folder.path());
+    let asked = requests(&["a", "four", "seventh"]);
+    let outcomes = ask(&teacher, &asked).await;
+    assert!(all_answered(&outcomes, &asked), "{outcomes:?}");
+    let provenance = &outcomes[0].as_ref().unwrap().provenance;
+    assert_eq!(provenance.served_model.as_deref(), Some("served"));
+    assert_eq!((provenance.tokens_in, provenance.tries), (Some(7), 1));
+    assert_eq!(provenance.answered_at, Some(1_700_000_000_000));
+    assert_eq!(server.num_batches(), 1);
+    let usage = teacher.most(&asked);
+    let alone: u64 = asked
+        .iter()
+        .map(|row| Usage::of_prompts(std::slice::from_ref(row)).tokens_in)
+        .sum();
+    assert_eq!((usage.requests, usage.tokens_in), (3, alone));
+    let first: serde_json::Value =
+        serde_json::from_str(server.request_files()[0].lines().next().unwrap()).unwrap();
+    assert_eq!(first["custom_id"], json!(format!("{}-0", asked[0].id)));
+    assert_eq!(first["body"]["model"], json!("m"));
+}
+
+#[tokio::test]
+async fn each_row_fails_as_if_it_had_been_asked_directly() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        end: "expired",
+        ..Faults::default()
+    })
+    .await;
+    let teacher = open(&server, folder.path());
+    let asked = requests(&[
+        "good", "missing", "expired", "bad", "long", "busy", "broke", "twice", "late", "stranger",
+        "wide",
+    ]);
+    let outcomes = ask(&teacher, &asked).await;
+    let classes: Vec<_> = outcomes.iter().map(class).collect();
+    let expected = [
+        None,
+        Some(Transient),
+        Some(Transient),
+        Some(Deterministic),
+        Some(Deterministic),
+        Some(Rate),
+        Some(Quota),
+        None,
+        None,
+        None,
+        Some(Deterministic),
+    ];
+    assert_eq!(classes, expected, "{outcomes:?}");
+    for good in [0, 7, 8, 9] {
+        assert!(
+            is_answer(&outcomes[good], &asked[good]),
+            "{:?}",
+            outcomes[good]
+        );
+    }
+    let message = outcomes[3].as_ref().unwrap_err().to_string();
+    assert_eq!(message, "the server answered 400 Bad Request: said so");
+
+    // Asked again, what failed is submitted anew and nothing else.
+    let again = vec![asked[1].clone(), asked[2].clone()];
+    ask(&teacher, &again).await;
+    assert_eq!(server.num_batches(), 2);
+    let submissions = server.submissions();
+    assert_eq!(submissions.values().sum::<usize>(), asked.len() + 2);
+}
+
+#[tokio::test]
+async fn a_creation_that_the_server_hid_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        hidden_creations: 1,
+        ..Faults::default()
+    })
+    .await;
+    let teacher = open(&server, folder.path());
+    // A batch of others before and after ours: the list has pages.
+    let others = requests(&["x"; 1]);
+    let asked = requests(&["a", "b"]);
+    assert_eq!(class(&ask(&teacher, &asked).await[0]), Some(Transient));
+    let other_folder = tempfile::tempdir().unwrap();
+    ask(&open(&server, other_folder.path()), &others).await;
+    let outcomes = ask(&teacher, &asked).await;
+    assert!(all_answered(&outcomes, &asked), "{outcomes:?}");
+    assert_eq!(server.num_batches(), 2);
+}
+
+#[tokio::test]
+async fn where_a_creation_cannot_be_looked_up_nothing_is_submitted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = Faults {
+        hidden_creations: 1,
+        lists: false,
+        ..Faults::default()
+    };
+    let server = Server::start(faults).await;
+    let teacher = open(&server, folder.path());
+    let asked = requests(&["a"]);
+    assert_eq!(class(&ask(&teacher, &asked).await[0]), Some(Transient));
+    for _ in 0..2 {
+        let outcome = ask(&teacher, &asked).await.remove(0);
+        let error = outcome.unwrap_err();
+        assert!(error.stops_the_run() && error.advice.is_some(), "{error:?}");
+    }
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[tokio::test]
+async fn a_drop_at_any_step_submits_no_row_twice() {
+    let asked = requests(&["a", "bb", "ccc", "dddd", "eeeee"]);
+    let mut num_cuts = 0;
+    for silent_at in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = Faults {
+            silent_at: Some(silent_at),
+            ..Faults::default()
+        };
+        let server = Server::start(faults).await;
+        let keys = "direct_below = 0\nmax_requests = 3";
+        let teacher = open_with(&server, folder.path(), keys, &Stop::default());
+        let was_cut = tokio::select! {
+            outcomes = ask(&teacher, &asked) => {
+                assert!(all_answered(&outcomes, &asked), "{outcomes:?}");
+                false
+            }
+            () = server.silence.notified() => true,
+        };
+        drop(teacher);
+        if !was_cut {
+            break;
+        }
+        num_cuts += 1;
+        // The next process asks in other groups, two at a time.
+        let teacher = open_with(&server, folder.path(), keys, &Stop::default());
+        let (first, second) =
+            futures::join!(ask(&teacher, &asked[..2]), ask(&teacher, &asked[2..]));
+        assert!(all_answered(&first, &asked[..2]), "{silent_at}: {first:?}");
+        assert!(
+            all_answered(&second, &asked[2..]),
+            "{silent_at}: {second:?}"
+        );
+        let submissions = server.submissions();
+        assert_eq!(submissions.len(), asked.len(), "{silent_at}");
+        assert!(
+            submissions.values().all(|times| *times == 1),
+            "{silent_at}: {submissions:?}"
+        );
+    }
+    // Two batches: files sent, batches created, four looks, two files fetched, each an arrival and a reply.
+    assert!(num_cuts >= 2 * 2 * 8, "{num_cuts}");
+}
+
+#[tokio::test]
+async fn replies_that_were_collected_survive_until_they_are_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let asked = requests(&["a", "bad", "missing"]);
+    let teacher = open(&server, folder.path());
+    ask(&teacher, &asked).await;
+    assert_eq!(num_files(folder.path()), 3);
+    drop(teacher);
+
+    // The process died before it could commit: what was answered is there, the rest is asked again.
+    let teacher = open(&server, folder.path());
+    let outcomes = ask(&teacher, &asked).await;
+    assert!(is_answer(&outcomes[0], &asked[0]), "{outcomes:?}");
+    assert_eq!(class(&outcomes[1]), Some(Deterministic));
+    let submissions: Vec<usize> = server.submissions().into_values().collect();
+    assert_eq!(submissions, [1, 2, 2]);
+
+    // Asked something else, the same example is a new question.
+    let changed = requests(&["changed"]);
+    let outcomes = ask(&teacher, &changed).await;
+    assert!(all_answered(&outcomes, &changed), "{outcomes:?}");
+
+    teacher.finished();
+    assert_eq!(num_files(folder.path()), 0);
+}
+
+#[tokio::test]
+async fn a_stop_ends_waiting_and_the_next_run_awaits_the_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        states: vec!["in_progress"; 1000],
+        ..Faults::default()
+    })
+    .await;
+    let stop = Stop::default();
+    let teacher = open_with(&server, folder.path(), "direct_below = 0", &stop);
+    let asked = requests(&["a", "b"]);
+    let outcomes = {
+        let asking = ask(&teacher, &asked);
+        let stopping = async {
+            while server.num_batches() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            stop.request();
+        };
+        futures::join!(asking, stopping).0
+    };
+    assert_eq!(class(&outcomes[1]), Some(ErrorClass::Interrupted));
+    drop(teacher);
+    server.with(|inner| inner.faults.states.clear());
+    let outcomes = ask(&open(&server, folder.path()), &asked).await;
+    assert!(all_answered(&outcomes, &asked), "{outcomes:?}");
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[tokio::test]
+async fn looks_that_fail_for_a_while_cost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        failed_looks: 7,
+        ..Faults::default()
+    })
+    .await;
+    let asked = requests(&["a"]);
+    let outcomes = ask(&open(&server, folder.path()), &asked).await;
+    assert!(all_answered(&outcomes, &asked), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn request_files_stay_within_rows_and_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let mut teacher = open_with(
+        &server,
+        folder.path(),
+        "direct_below = 0\nmax_requests = 3",
+        &Stop::default(),
+    );
+    let texts: Vec<String> = (0..7).map(|number| "t".repeat(number + 1)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    ask(&teacher, &requests(&texts)).await;
+    let sizes: Vec<usize> = server
+        .request_files()
+        .iter()
+        .map(|file| file.lines().count())
+        .collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 7);
+    assert_eq!(sizes.len(), 3);
+
+    teacher.max_bytes = 400;
+    let long = "l".repeat(400);
+    let asked = requests(&["u", "v", "w", &long]);
+    let outcomes = ask(&teacher, &asked).await;
+    assert!(all_answered(&outcomes[..3], &asked[..3]), "{outcomes:?}");
+    assert_eq!(class(&outcomes[3]), Some(Deterministic));
+    assert!(
+        server.request_files()[3..]
+            .iter()
+            .all(|file| file.len() <= 400)
+    );
+}
+
+#[tokio::test]
+async fn a_line_that_is_too_long_is_not_paid_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let mut teacher = open(&server, folder.path());
+    teacher.driver.max_line = 1000;
+    let asked = requests(&["a", "huge", "b"]);
+    let outcomes = ask(&teacher, &asked).await;
+    assert!(
+        is_answer(&outcomes[0], &asked[0]) && is_answer(&outcomes[2], &asked[2]),
+        "{outcomes:?}"
+    );
+    let error = outcomes[1].as_ref().unwrap_err();
+    assert!(
+        error.class == Deterministic && error.advice.is_some(),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_large_stops_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let mut teacher = open(&server, folder.path());
+    teacher.driver.api.max_result_bytes = 100;
+    let asked = requests(&["a", "b"]);
+    let error = ask(&teacher, &asked).await.remove(0).unwrap_err();
+    assert!(error.stops_the_run(), "{error:?}");
+    assert!(error.advice.unwrap().contains("max_result_mib"));
+    // With a larger limit the batch is fetched, not submitted again.
+    teacher.driver.api.max_result_bytes = 1 << 20;
+    let outcomes = ask(&teacher, &asked).await;
+    assert!(all_answered(&outcomes, &asked), "{outcomes:?}");
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[tokio::test]
+async fn a_single_row_is_asked_directly() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let teacher = open_with(&server, folder.path(), "", &Stop::default());
+    let asked = requests(&["alone"]);
+    assert!(all_answered(&ask(&teacher, &asked).await, &asked));
+    assert_eq!(
+        (server.num_batches(), server.with(|inner| inner.num_direct)),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_refused_file_names_the_rows_to_blame() {
+    let folder = tempfile::tempdir().unwrap();
+    let problems =
+        json!([{"code": "invalid_json", "message": "bad body", "line": 2, "param": null}]);
+    let server = Server::start(Faults {
+        end: "failed",
+        problems,
+        ..Faults::default()
+    })
+    .await;
+    let teacher = open(&server, folder.path());
+    let outcomes = ask(&teacher, &requests(&["a", "b", "c"])).await;
+    let classes: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| class(outcome).unwrap())
+        .collect();
+    assert_eq!(
+        classes,
+        [Transient, Deterministic, Transient],
+        "{outcomes:?}"
+    );
+
+    let enqueued = json!([{"code": "token_limit_exceeded", "message": "too much", "line": null}]);
+    server.with(|inner| inner.faults.problems = enqueued);
+    let error = ask(&teacher, &requests(&["a"]))
+        .await
+        .remove(0)
+        .unwrap_err();
+    assert!(
+        error.class == Rate && error.retry_after.is_some(),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_creation_leaves_nothing_behind_that_could_be_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        refuse_creation: Some(400),
+        ..Faults::default()
+    })
+    .await;
+    let teacher = open(&server, folder.path());
+    let asked = requests(&["a"]);
+    assert_eq!(class(&ask(&teacher, &asked).await[0]), Some(Deterministic));
+    assert_eq!(num_files(folder.path()), 0);
+    server.with(|inner| inner.faults.refuse_creation = Some(401));
+    assert_eq!(
+        class(&ask(&teacher, &asked).await[0]),
+        Some(ErrorClass::Credentials)
+    );
+    server.with(|inner| inner.faults.refuse_creation = None);
+    assert!(all_answered(&ask(&teacher, &asked).await, &asked));
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_gone_stops_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        states: vec!["in_progress"; 1000],
+        ..Faults::default()
+    })
+    .await;
+    let asked = requests(&["a"]);
+    let teacher = open(&server, folder.path());
+    {
+        let asking = ask(&teacher, &asked);
+        let created = async {
+            while server.num_batches() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Until the record says so; a look follows it.
+            while server.with(|inner| inner.num_looks()) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! { _ = asking => panic!("the batch never ends"), () = created => {} }
+    }
+    drop(teacher);
+    let another = Server::start(Faults::default()).await;
+    let error = ask(&open(&another, folder.path()), &asked)
+        .await
+        .remove(0)
+        .unwrap_err();
+    assert!(error.stops_the_run() && error.advice.is_some(), "{error:?}");
+    assert_eq!(another.num_batches(), 0);
+}
+
+#[tokio::test]
+async fn two_processes_do_not_share_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let (one, two) = (open(&server, folder.path()), open(&server, folder.path()));
+    let asked = requests(&["a"]);
+    ask(&one, &asked).await;
+    let error = ask(&two, &asked).await.remove(0).unwrap_err();
+    assert!(
+        error.stops_the_run() && error.message.contains("another process"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_submits_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let asked = requests(&["a"]);
+    ask(&open(&server, folder.path()), &asked).await;
+    let of_teacher = std::fs::read_dir(folder.path().join("batches"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    for file in std::fs::read_dir(of_teacher.path()).unwrap() {
+        let path = file.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            std::fs::write(path, b"{\"version\": 1, \"na").unwrap();
+        }
+    }
+    let error = ask(&open(&server, folder.path()), &asked)
+        .await
+        .remove(0)
+        .unwrap_err();
+    assert!(error.stops_the_run(), "{error:?}");
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[test]
+fn the_page_has_an_example_that_is_read() {
+    let page = include_str!("../../../../../docs/teachers/batch.md");
+    let (_, example) = page.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("harvest.toml");
+    std::fs::write(&path, example).unwrap();
+    crate::Config::read(&path).unwrap();
+    let error = toml::from_str::<BatchConfig>("no_such_key = 1")
+        .unwrap_err()
+        .to_string();
+    let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+    assert!(keys.len() > 5, "{error}");
+    for key in keys {
+        assert!(
+            page.contains(&format!("| `{key}` |")),
+            "the page lacks `{key}`"
+        );
+    }
+}
+
+#[test]
+fn what_is_asked_is_configured_without_a_server() {
+    let read = |of: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        let text = format!(
+            "[dataset]\npath = \".\"\n[cache]\npath = \"c\"\n[teacher]\nkind = \"batch\"\nurl = \"http://a/v1\"\n\
+             model = \"m\"\n{of}"
+        );
+        std::fs::write(&path, text).unwrap();
+        crate::Config::read(&path).map_err(|error| error.to_string())
+    };
+    for (of, problem) in [
+        ("", "[teacher.of] is missing"),
+        (
+            "[teacher.of]\nkind = \"sketch\"\n",
+            "expected one of `chat`, `completions`, `embeddings`",
+        ),
+        (
+            "[teacher.of]\nkind = \"embeddings\"\nurl = \"http://b\"\n",
+            "unknown field `url`",
+        ),
+        ("of = 1\n", "expected a table"),
+    ] {
+        let refusal = read(of).unwrap_err();
+        assert!(refusal.contains(problem), "{refusal}");
+    }
+    read("[teacher.of]\nkind = \"embeddings\"\ndimensions = 8\n").unwrap();
+}

@@ -1,0 +1,15 @@
+//! A server that is wrong in every way that servers are, on real sockets, and that keeps a log of what it completed.
+//!
+//! Its good answers are a pure function of what is asked. What goes wrong is decided by a [`Schedule`], and for texts
+//! with a marker of a [`Poison`] by the text. The log judges a client: what was answered well must not be asked again.
+
+mod answers;
+mod certificate;
+mod schedule;
+mod server;
+mod wire;
+
+pub use answers::{Poison, REPLY_TOKENS, reply_text, reply_tokens, tokens};
+pub use certificate::{Authority, Identity};
+pub use schedule::{Fault, LASTING, LimitHeader, Schedule};
+pub use server::{FaultServer, Sent};
