@@ -298,7 +298,9 @@ def deterministic_refusals() -> None:
             {
                 f"the server says {code}": bool(refused),
                 "it is not asked again": most_often(refused) == 1,
-                "failures are listed as deterministic": classes == {"deterministic"},
+                # What a server does not have, it has for no row: that is told at the first request, and no row is blamed.
+                "failures are listed as deterministic": code == 501 or classes == {"deterministic"},
+                "a missing ability costs one request": code != 501 or (len(exchanges), classes) == (1, set()),
                 "the other rows are kept": len(rows) == answered,
                 "the exit status says so": status in (1, 3),
             },
