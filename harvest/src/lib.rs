@@ -13,7 +13,7 @@
 //! | [`teacher`] | the trait, one file per teacher, retry as a decorator |
 //! | [`journal`] | append-only record of every completed reply |
 //! | [`store`] | where a cache lies: a folder or a prefix of an object store |
-//! | [`slice`], [`lease`] | a share of the requests for one worker, and its hold on it |
+//! | [`mod@slice`], [`lease`] | a share of the requests for one worker, and its hold on it |
 //! | [`budget`] | what a cache may take, over all its runs |
 //! | [`metrics`], [`events`], [`reporter`] | what a run does, for those who watch it |
 //! | [`cache`] | the folder: lock, recovery, committed shards |

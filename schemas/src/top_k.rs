@@ -89,7 +89,7 @@ impl TokenTopK {
         )
     }
 
-    /// The packed bytes. What [`problem`](Self::problem) finds fault with does not survive the way back.
+    /// The packed bytes. What a signal refuses does not survive the way back.
     pub fn to_bytes(&self) -> Vec<u8> {
         let has_chosen = self
             .positions

@@ -1,7 +1,7 @@
 //! What a cache may take, over all its runs: requests, tokens and money.
 //!
 //! Before anything is sent, the most that it can take is reserved; once the reply is there, what it did take is spent
-//! instead. Both are in the [`ledger`] before the next thing happens, so a limit holds whatever order things happen in
+//! instead. Both are in the ledger before the next thing happens, so a limit holds whatever order things happen in
 //! and whenever the process dies: what was reserved and never settled counts as spent.
 
 mod amount;

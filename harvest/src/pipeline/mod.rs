@@ -1,8 +1,8 @@
 //! Source -> bounded queue -> teacher -> journal -> shards.
 //!
-//! Memory is bounded by the configuration: `concurrency` batches are in flight, twice as many wait in the queue, and at
-//! most [`MAX_OPEN_SHARDS`](driver) shards are open, those that take requests and those whose last replies are still to
-//! come. What grows with the data is in [`survey`](crate::survey).
+//! Memory is bounded by the configuration: `concurrency` batches are in flight, and twice as many wait in the queue.
+//! Replies are on the disk, in the journal, until their shard is written from there. What grows with the data is in
+//! [`survey`](crate::survey).
 
 mod copies;
 mod driver;

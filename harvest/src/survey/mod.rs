@@ -1,6 +1,6 @@
 //! Which rows are still to be asked about, found without holding the data set in memory.
 //!
-//! The data set is read once; ids and digests of requests go through temporary files ([`Spill`](crate::spill::Spill))
+//! The data set is read once; ids and digests of requests go through temporary files where they are many
 //! and are joined part by part with what the cache knows. What is left in memory is one bit for each row and draw, one
 //! for each row, and forty bytes for each row that shares its request with another.
 
