@@ -128,8 +128,11 @@ impl Cache {
             known.committed(key)
         })?;
         if !retry_failures {
-            for key in Failures::of_all_workers(&self.place)? {
-                known.failed(key)?;
+            // A worker of the whole has taken the lists of slices over.
+            if self.place.slice.is_some() {
+                for key in Failures::of_all_workers(&self.place)? {
+                    known.failed(key)?;
+                }
             }
             for key in self.failures.keys() {
                 known.failed(key)?;

@@ -11,15 +11,8 @@ use crate::failures::Failure;
 /// Replies held before a shard is written.
 const MAX_ROWS: usize = 2_000;
 
-/// What became of the copies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Copied {
-    pub(super) num_committed: u64,
-    pub(super) num_failed: u64,
-}
-
 /// Gives every target the reply of its source where that is committed, and its failure where that failed. Targets of
-/// other sources are left for the next run.
+/// other sources are left for the next run. Returns how many were committed.
 ///
 /// # Errors
 /// [`Error::Schemas`] where a shard cannot be read or written.
@@ -27,10 +20,10 @@ pub(super) fn make(
     cache: &mut Cache,
     manifest: &Manifest,
     copies: &BTreeMap<Key, Vec<ExampleId>>,
-) -> Result<Copied, Error> {
-    let mut done = Copied::default();
+) -> Result<u64, Error> {
+    let mut num_committed = 0;
     if copies.is_empty() {
-        return Ok(done);
+        return Ok(num_committed);
     }
     let mut found: HashSet<Key> = HashSet::new();
     let mut pending: Vec<TeacherRecord> = Vec::new();
@@ -49,7 +42,7 @@ pub(super) fn make(
             for target in targets {
                 cache.failures().resolve(&(*target, record.draw));
                 pending.push(copy(&record, *target));
-                done.num_committed += 1;
+                num_committed += 1;
                 if pending.len() >= MAX_ROWS {
                     write(cache, manifest, &mut pending)?;
                 }
@@ -62,7 +55,6 @@ pub(super) fn make(
             continue;
         };
         for target in targets {
-            done.num_failed += 1;
             cache.failures().add(Failure {
                 id: *target,
                 tries: 0,
@@ -74,7 +66,7 @@ pub(super) fn make(
             })?;
         }
     }
-    Ok(done)
+    Ok(num_committed)
 }
 
 /// The reply of another row: nothing was sent for it, and nothing was paid.

@@ -203,9 +203,8 @@ fn ask(
         }
     }
     if let Some(manifest) = &manifest {
-        let copied = copies::make(cache, manifest, summary.survey.copies())?;
-        summary.num_copied = copied.num_committed;
-        summary.num_committed += copied.num_committed;
+        summary.num_copied = copies::make(cache, manifest, summary.survey.copies())?;
+        summary.num_committed += summary.num_copied;
     }
     Ok(())
 }

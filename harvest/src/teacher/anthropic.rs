@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use schemas::{Provenance, TeacherIdentity};
+use schemas::Provenance;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -14,8 +14,8 @@ use super::http::{Endpoint, KeyHeader};
 use super::json;
 use super::media::Media;
 use super::{
-    Answers, BatchLimits, Description, ErrorClass, OpenContext, Reply, Request, Teacher,
-    TeacherError, TeacherKind, Usage,
+    Answers, Description, ErrorClass, OpenContext, Reply, Request, Teacher, TeacherError,
+    TeacherKind, Usage,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
 
@@ -79,16 +79,7 @@ impl TeacherKind for Configured {
         }
         settings.insert("system".into(), json!(self.own.system));
         let messages = Messages {
-            description: Description {
-                identity: TeacherIdentity {
-                    kind: "anthropic".into(),
-                    model: self.server.model.clone(),
-                    settings: settings.into(),
-                },
-                offers: generated::offers(&self.generation),
-                batch: BatchLimits::SINGLE,
-                max_in_flight: None,
-            },
+            description: generated::describe("anthropic", &self.server, settings, &self.generation),
             generation: self.generation.clone(),
             own: self.own.clone(),
             media: Media::new(context)?,
@@ -229,13 +220,13 @@ impl Exchange for Messages {
 
 #[cfg(test)]
 mod tests {
-    use schemas::SignalValue;
+    use schemas::{SignalValue, TeacherIdentity};
 
-    use super::super::NotKept;
     use super::super::media::tests::RED_PIXEL;
     use super::super::test_server::{
         TestServer, ask_one, configure, open, open_in, open_once, request,
     };
+    use super::super::{BatchLimits, NotKept};
     use super::*;
 
     fn keys(server: &TestServer, further: &str) -> String {

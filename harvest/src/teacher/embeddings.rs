@@ -222,20 +222,14 @@ impl Embeddings {
             InputForm::DataUri => "the embedding of the picture, or of the prompt without one",
         };
         Self {
-            description: Description {
-                identity: TeacherIdentity {
-                    kind: "embeddings".into(),
-                    model: server.model.clone(),
-                    settings: settings.into(),
-                },
-                offers: vec![Offer::new("feature", OfferKind::Feature, meaning)],
-                batch: BatchLimits {
-                    max_requests: own.batch.map_or(default_batch, NonZeroUsize::get),
-                    // No tokeniser makes more tokens than there are bytes.
-                    max_bytes: own.batch_tokens.get(),
-                },
-                max_in_flight: None,
-            },
+            description: describe(
+                "embeddings",
+                server,
+                settings,
+                meaning,
+                own.batch.map_or(default_batch, NonZeroUsize::get),
+                own.batch_tokens,
+            ),
             own: own.clone(),
             media,
         }
@@ -331,6 +325,31 @@ impl Exchange for Embeddings {
 
     fn most(&self, requests: &[Request]) -> Usage {
         most(requests, 0)
+    }
+}
+
+/// What a teacher that embeds says of itself: one vector a text, batches by their number and tokens.
+pub(super) fn describe(
+    kind: &str,
+    server: &ServerConfig,
+    settings: Settings,
+    meaning: &str,
+    max_requests: usize,
+    max_tokens: NonZeroUsize,
+) -> Description {
+    Description {
+        identity: TeacherIdentity {
+            kind: kind.into(),
+            model: server.model.clone(),
+            settings: settings.into(),
+        },
+        offers: vec![Offer::new("feature", OfferKind::Feature, meaning)],
+        batch: BatchLimits {
+            max_requests,
+            // No tokeniser makes more tokens than there are bytes.
+            max_bytes: max_tokens.get(),
+        },
+        max_in_flight: None,
     }
 }
 

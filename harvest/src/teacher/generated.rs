@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use schemas::record::{TokenTopK, TopKPosition};
-use schemas::{Provenance, SignalValue};
+use schemas::{Provenance, SignalValue, TeacherIdentity};
+use serde_json::{Map, Value};
 
 use super::generation::{GenerationConfig, Signal};
 use super::media::{Media, Picture};
-use super::{ErrorClass, Offer, OpenContext, Reply, Request, TeacherError, Usage};
-use crate::config::{ConfigError, Section};
+use super::{
+    BatchLimits, Description, ErrorClass, Offer, OpenContext, Reply, Request, TeacherError, Usage,
+};
+use crate::config::{ConfigError, Section, ServerConfig};
 
 /// Most probable tokens at a position that hosted protocols give at most.
 const MAX_TOP_LOGPROBS: u32 = 20;
@@ -75,6 +78,25 @@ pub(super) fn check_signals(
         return Ok(());
     }
     Err(section.refuse_key("signals", problem))
+}
+
+/// What a teacher that generates says of itself: one text a request.
+pub(super) fn describe(
+    kind: &str,
+    server: &ServerConfig,
+    settings: Map<String, Value>,
+    generation: &GenerationConfig,
+) -> Description {
+    Description {
+        identity: TeacherIdentity {
+            kind: kind.into(),
+            model: server.model.clone(),
+            settings: settings.into(),
+        },
+        offers: offers(generation),
+        batch: BatchLimits::SINGLE,
+        max_in_flight: None,
+    }
 }
 
 /// The signals as they are offered.

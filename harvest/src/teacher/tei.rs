@@ -4,19 +4,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use schemas::{Provenance, TeacherIdentity};
+use schemas::Provenance;
 use serde::{Deserialize, Serialize};
 
-use super::embeddings::feature;
+use super::embeddings::{describe, feature};
 use super::exchange::{Exchange, Served};
 use super::http::{Endpoint, KeyHeader};
 use super::json;
 use super::options::Settings;
 use super::vector::{Embedding, Pool, in_order};
-use super::{
-    Answers, BatchLimits, Description, Offer, OfferKind, OpenContext, Request, Teacher,
-    TeacherError, TeacherKind,
-};
+use super::{Answers, Description, OpenContext, Request, Teacher, TeacherError, TeacherKind};
 use crate::config::{ConfigError, Section, ServerConfig};
 
 /// `[teacher]` with `kind = "tei"`.
@@ -100,20 +97,14 @@ impl Tei {
         settings.add("pool", own.pool);
         let meaning = "the embedding of the prompt";
         Self {
-            description: Description {
-                identity: TeacherIdentity {
-                    kind: "tei".into(),
-                    model: server.model.clone(),
-                    settings: settings.into(),
-                },
-                offers: vec![Offer::new("feature", OfferKind::Feature, meaning)],
-                batch: BatchLimits {
-                    max_requests: own.batch.get(),
-                    // No tokeniser makes more tokens than there are bytes.
-                    max_bytes: own.batch_tokens.get(),
-                },
-                max_in_flight: None,
-            },
+            description: describe(
+                "tei",
+                server,
+                settings,
+                meaning,
+                own.batch.get(),
+                own.batch_tokens,
+            ),
             own: own.clone(),
         }
     }

@@ -4,11 +4,11 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use schemas::{Provenance, TeacherIdentity};
+use schemas::Provenance;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::embeddings::feature;
+use super::super::embeddings::{describe, feature};
 use super::super::exchange::{Exchange, Served};
 use super::super::generated::refuse_pictures;
 use super::super::http::Endpoint;
@@ -16,8 +16,7 @@ use super::super::json;
 use super::super::options::Settings;
 use super::super::vector::{Embedding, in_order};
 use super::super::{
-    Answers, BatchLimits, Description, Offer, OfferKind, OpenContext, Request, Teacher,
-    TeacherError, TeacherKind,
+    Answers, Description, OpenContext, Request, Teacher, TeacherError, TeacherKind,
 };
 use super::{KEY_HEADER, path, resource};
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -98,20 +97,14 @@ impl Embed {
         settings.add("task_type", own.task_type.as_ref());
         let meaning = "the embedding of the prompt";
         Self {
-            description: Description {
-                identity: TeacherIdentity {
-                    kind: "gemini".into(),
-                    model: server.model.clone(),
-                    settings: settings.into(),
-                },
-                offers: vec![Offer::new("feature", OfferKind::Feature, meaning)],
-                batch: BatchLimits {
-                    max_requests: own.batch.get(),
-                    // No tokeniser makes more tokens than there are bytes.
-                    max_bytes: own.batch_tokens.get(),
-                },
-                max_in_flight: None,
-            },
+            description: describe(
+                "gemini",
+                server,
+                settings,
+                meaning,
+                own.batch.get(),
+                own.batch_tokens,
+            ),
             own: own.clone(),
         }
     }

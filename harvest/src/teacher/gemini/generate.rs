@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use schemas::Provenance;
 use schemas::record::{ScoredToken, Token, TopKPosition};
-use schemas::{Provenance, TeacherIdentity};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -16,8 +16,8 @@ use super::super::json;
 use super::super::media::Media;
 use super::super::tokens::{lacks, position};
 use super::super::{
-    Answers, BatchLimits, Description, ErrorClass, OpenContext, Reply, Request, Teacher,
-    TeacherError, TeacherKind, Usage,
+    Answers, Description, ErrorClass, OpenContext, Reply, Request, Teacher, TeacherError,
+    TeacherKind, Usage,
 };
 use super::{KEY_HEADER, path};
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -96,16 +96,7 @@ impl Configured {
         settings.insert("use".into(), "generate".into());
         settings.insert("system".into(), json!(self.own.system));
         settings.insert("safety_settings".into(), json!(self.own.safety_settings));
-        Description {
-            identity: TeacherIdentity {
-                kind: "gemini".into(),
-                model: self.server.model.clone(),
-                settings: settings.into(),
-            },
-            offers: generated::offers(&self.generation),
-            batch: BatchLimits::SINGLE,
-            max_in_flight: None,
-        }
+        generated::describe("gemini", &self.server, settings, &self.generation)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use schemas::{Provenance, TeacherIdentity};
+use schemas::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -15,8 +15,8 @@ use super::super::json;
 use super::super::media::Media;
 use super::super::tokens::{WrittenPosition, lacks};
 use super::super::{
-    Answers, BatchLimits, Description, ErrorClass, OpenContext, Reply, Request, Teacher,
-    TeacherError, TeacherKind, Usage,
+    Answers, Description, ErrorClass, OpenContext, Reply, Request, Teacher, TeacherError,
+    TeacherKind, Usage,
 };
 use super::KeepAlive;
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -90,16 +90,7 @@ impl Configured {
         settings.insert("system".into(), json!(self.own.system));
         settings.insert("think".into(), json!(self.own.think));
         settings.insert("format".into(), json!(self.own.format));
-        Description {
-            identity: TeacherIdentity {
-                kind: "ollama".into(),
-                model: self.server.model.clone(),
-                settings: settings.into(),
-            },
-            offers: generated::offers(&self.generation),
-            batch: BatchLimits::SINGLE,
-            max_in_flight: None,
-        }
+        generated::describe("ollama", &self.server, settings, &self.generation)
     }
 }
 

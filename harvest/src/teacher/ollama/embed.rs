@@ -4,10 +4,10 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use schemas::{Provenance, TeacherIdentity};
+use schemas::Provenance;
 use serde::{Deserialize, Serialize};
 
-use super::super::embeddings::feature;
+use super::super::embeddings::{describe, feature};
 use super::super::exchange::{Exchange, Served, apportion};
 use super::super::generated::refuse_pictures;
 use super::super::http::{Endpoint, KeyHeader};
@@ -15,8 +15,7 @@ use super::super::json;
 use super::super::options::{Options, Settings};
 use super::super::vector::{Embedding, in_order};
 use super::super::{
-    Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Request, Teacher,
-    TeacherError, TeacherKind,
+    Answers, Description, ErrorClass, OpenContext, Request, Teacher, TeacherError, TeacherKind,
 };
 use super::KeepAlive;
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -107,20 +106,14 @@ impl Embed {
         settings.add("options", own.options.if_any());
         let meaning = "the embedding of the prompt";
         Self {
-            description: Description {
-                identity: TeacherIdentity {
-                    kind: "ollama".into(),
-                    model: server.model.clone(),
-                    settings: settings.into(),
-                },
-                offers: vec![Offer::new("feature", OfferKind::Feature, meaning)],
-                batch: BatchLimits {
-                    max_requests: own.batch.get(),
-                    // No tokeniser makes more tokens than there are bytes.
-                    max_bytes: own.batch_tokens.get(),
-                },
-                max_in_flight: None,
-            },
+            description: describe(
+                "ollama",
+                server,
+                settings,
+                meaning,
+                own.batch.get(),
+                own.batch_tokens,
+            ),
             own: own.clone(),
         }
     }
