@@ -1,10 +1,11 @@
 //! What `verify` and `freeze` check of a cache.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 
 use schemas::{CacheState, Manifest, ShardEntry};
 
-use crate::cache::{Key, check_same_source, each_key};
+use crate::cache::{Key, check_same_source};
 use crate::error::Error;
 use crate::failures::Failures;
 use crate::journal::{Replay, list_segments};
@@ -52,8 +53,9 @@ impl Audit {
             damaged: Vec::new(),
         };
         let mut known = Known::default();
+        let mut unsettled = Unsettled::read(place)?;
         for name in audit.names(place)? {
-            if let Err(error) = audit.shard(place, &name, &mut known) {
+            if let Err(error) = audit.shard(place, &name, &mut known, &mut unsettled) {
                 audit.problems.push(error.to_string());
                 if is_damage(&error) {
                     audit.damaged.push(format!("{}/{name}", place.store));
@@ -72,10 +74,10 @@ impl Audit {
             ));
         }
         audit.check_frozen();
-        audit.num_journalled = num_journalled(place)?;
-        for failed in failed_keys(place)? {
-            known.failed(failed)?;
-            audit.num_failed += 1;
+        audit.num_journalled = unsettled.journalled.len() as u64;
+        audit.num_failed = unsettled.failed.len() as u64;
+        for key in unsettled.failed {
+            known.failed(key)?;
         }
         audit.coverage = plan.map(|plan| plan.survey(&mut known)).transpose()?;
         Ok(audit)
@@ -109,7 +111,13 @@ impl Audit {
         Ok(listed)
     }
 
-    fn shard(&mut self, place: &Place, name: &str, known: &mut Known) -> Result<(), Error> {
+    fn shard(
+        &mut self,
+        place: &Place,
+        name: &str,
+        known: &mut Known,
+        unsettled: &mut Unsettled,
+    ) -> Result<(), Error> {
         let reader = place.store.open_shard(name)?;
         check_same_source(name, reader.manifest(), &self.manifest)?;
         let entry = reader.entry()?;
@@ -144,6 +152,7 @@ impl Audit {
             .into());
         }
         for key in keys {
+            unsettled.committed(&key);
             known.committed(key)?;
         }
         self.num_rows += entry.num_rows;
@@ -168,23 +177,37 @@ fn is_damage(error: &Error) -> bool {
     )
 }
 
-/// Replies in the journals of this machine that no shard has.
-///
-/// # Errors
-/// As [`Replay::read`].
-pub(crate) fn num_journalled(place: &Place) -> Result<u64, Error> {
-    let mut keys = journalled(place)?;
-    if !keys.is_empty() {
-        each_key(place, |key| {
-            keys.remove(&key);
-            Ok(())
-        })?;
-    }
-    Ok(keys.len() as u64)
+/// What workers know of a cache besides its shards. It is read before them, so that what moves into a shard meanwhile is
+/// found there.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    /// Rows whose replies are only in the journals of this machine.
+    pub(crate) journalled: HashSet<Key>,
+    /// Rows that failed.
+    pub(crate) failed: HashSet<Key>,
 }
 
-/// Keys in the journals of this machine.
-pub(crate) fn journalled(place: &Place) -> Result<HashSet<Key>, Error> {
+impl Unsettled {
+    /// Reads the journals and the lists of failures. It takes no lock: a run may go on meanwhile.
+    ///
+    /// # Errors
+    /// As [`Replay::read`] and [`Failures::of_all_workers`].
+    pub(crate) fn read(place: &Place) -> Result<Self, Error> {
+        Ok(Self {
+            journalled: journalled(place)?,
+            failed: Failures::of_all_workers(place)?.into_iter().collect(),
+        })
+    }
+
+    /// Takes out a row that a shard has: its segment is about to be removed, or another worker has answered it since
+    /// it failed.
+    pub(crate) fn committed(&mut self, key: &Key) {
+        self.journalled.remove(key);
+        self.failed.remove(key);
+    }
+}
+
+fn journalled(place: &Place) -> Result<HashSet<Key>, Error> {
     let mut keys = HashSet::new();
     let mut folders = place.slice_folders()?;
     if place.work.is_dir() {
@@ -192,21 +215,73 @@ pub(crate) fn journalled(place: &Place) -> Result<HashSet<Key>, Error> {
     }
     for folder in folders {
         for path in list_segments(&folder)? {
-            let records = Replay::read(&path)?.records;
-            keys.extend(records.into_iter().map(|(key, _)| key));
+            match Replay::read(&path) {
+                Ok(replay) => keys.extend(replay.records.into_iter().map(|(key, _)| key)),
+                // A run has committed it since.
+                Err(schemas::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     Ok(keys)
 }
 
-/// Rows on all lists of failures that no shard has.
-fn failed_keys(place: &Place) -> Result<HashSet<Key>, Error> {
-    let mut keys: HashSet<Key> = Failures::of_all_workers(place)?.into_iter().collect();
-    if !keys.is_empty() {
-        each_key(place, |key| {
-            keys.remove(&key);
-            Ok(())
-        })?;
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use schemas::{
+        DatasetIdentity, ExampleId, Provenance, SignalKind, SignalSpec, TeacherIdentity,
+        TeacherRecord,
+    };
+
+    use super::*;
+    use crate::journal::Segment;
+
+    fn manifest() -> Manifest {
+        let teacher = TeacherIdentity {
+            kind: "t".into(),
+            model: "m".into(),
+            settings: serde_json::json!({}),
+        };
+        let dataset = DatasetIdentity {
+            task: "t".into(),
+            fields: vec!["a".into()],
+            prompt: None,
+        };
+        let signal = SignalSpec::new("said", SignalKind::Text, "a text").unwrap();
+        Manifest::new(teacher, dataset, 1, vec![signal])
     }
-    Ok(keys)
+
+    #[test]
+    fn a_journal_that_a_run_removes_meanwhile_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::local(folder.path());
+        let record = TeacherRecord {
+            id: ExampleId::from([1; 16]),
+            draw: 0,
+            signals: [("said".to_owned(), schemas::SignalValue::Text("x".into()))].into(),
+            provenance: Provenance::default(),
+        };
+        let is_over = AtomicBool::new(false);
+        let num_read = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..2_000 {
+                    let segment = Segment::create(folder.path(), number, &manifest()).unwrap();
+                    segment.append(&record).unwrap();
+                    segment.remove().unwrap();
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            let mut num_read = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let mut unsettled = Unsettled::read(&place).unwrap();
+                unsettled.committed(&(record.id, 0));
+                assert!(unsettled.journalled.is_empty());
+                num_read += 1;
+            }
+            num_read
+        });
+        assert!(num_read > 0);
+    }
 }

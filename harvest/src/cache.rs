@@ -1,12 +1,15 @@
 //! A cache that this process writes: lock, committed shards, recovery of the journal.
 
+mod locks;
+mod source;
+
 use std::collections::HashSet;
-use std::fs::{DirEntry, File, TryLockError};
+use std::fs::{DirEntry, File};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::{ExampleId, Manifest, ShardWriter, TeacherRecord};
+use schemas::{DatasetIdentity, ExampleId, Manifest, ShardWriter, TeacherIdentity, TeacherRecord};
 
 use crate::config::CacheConfig;
 use crate::error::Error;
@@ -18,17 +21,16 @@ use crate::pipeline::expected_manifest;
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::reserve;
-use crate::slice::Slice;
 use crate::stop::Stop;
 use crate::survey::Known;
-use crate::teacher::Description;
+use crate::teacher::{Description, batch};
+
+use locks::take_locks;
+
+pub use source::check_same_source;
 
 /// What a reply is for: an example and a draw.
 pub type Key = (ExampleId, u32);
-
-const LOCK_FILE: &str = ".lock";
-/// What the lock files of slices start with; their total follows.
-const TOTAL_LOCK: &str = ".lock-of-";
 
 /// A worker that is silent for this long has died, and another may take its place.
 const LEASE_LIFETIME: Duration = Duration::from_secs(90);
@@ -74,6 +76,14 @@ impl Cache {
         let mut place = place;
         place.lease = Lease::take(&place.store, place.slice, LEASE_LIFETIME, stop)?.map(Arc::new);
         remove_leftovers(&place)?;
+        if place.slice.is_none() {
+            // No slice is at work while the whole is locked: what one left behind is taken over.
+            for folder in place.slice_folders()? {
+                batch::take_over(&folder, &place.work).map_err(|source| {
+                    schemas::Error::io(&folder, "take batches over from", source)
+                })?;
+            }
+        }
         Ok(Self {
             manifest: read_manifest(&place)?,
             failures: Failures::open(&place)?,
@@ -235,11 +245,15 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Parts::open`].
-    pub(crate) fn parts(&self, source: &Manifest) -> Result<Arc<Parts>, Error> {
-        let parts = Parts::open(&self.place.work, &source.teacher, &source.dataset)?;
+    pub(crate) fn parts(
+        &self,
+        teacher: &TeacherIdentity,
+        dataset: &DatasetIdentity,
+    ) -> Result<Arc<Parts>, Error> {
+        let parts = Parts::open(&self.place.work, teacher, dataset)?;
         if self.place.slice.is_none() {
             for folder in self.place.slice_folders()? {
-                parts.absorb(&Parts::open(&folder, &source.teacher, &source.dataset)?)?;
+                parts.absorb(&Parts::open(&folder, teacher, dataset)?)?;
             }
         }
         if !parts.is_empty() {
@@ -335,84 +349,6 @@ pub(crate) fn commit(
     Ok((entry.file, entry.num_bytes))
 }
 
-/// A worker has its folder for itself. A local cache is besides for one worker alone, or for slices of one total.
-fn take_locks(place: &Place) -> Result<Vec<File>, Error> {
-    let mut locks = Vec::new();
-    if let Some(folder) = place.store.local() {
-        locks.push(match place.slice {
-            None => take_lock(folder, LOCK_FILE, File::try_lock)?,
-            Some(_) => take_lock(folder, LOCK_FILE, File::try_lock_shared)?,
-        });
-        if let Some(slice) = place.slice {
-            let name = format!("{TOTAL_LOCK}{}", slice.total());
-            locks.push(take_lock(folder, &name, File::try_lock_shared)?);
-            for entry in entries(folder)? {
-                let other = entry.file_name().to_string_lossy().into_owned();
-                if other.starts_with(TOTAL_LOCK) && other != name {
-                    take_lock(folder, &other, File::try_lock)?;
-                }
-            }
-        }
-    }
-    if !place.is_own_store() {
-        locks.push(take_lock(&place.work, LOCK_FILE, File::try_lock)?);
-    }
-    refuse_other_totals(place)?;
-    Ok(locks)
-}
-
-/// A slice does not see what a worker of another division left in its journal, and would pay for it again.
-fn refuse_other_totals(place: &Place) -> Result<(), Error> {
-    let Some(slice) = place.slice else {
-        return Ok(());
-    };
-    let whole = Place {
-        work: place.shared_work().to_owned(),
-        slice: None,
-        ..place.clone()
-    };
-    let mut others = whole.slice_folders()?;
-    others.retain(|folder| {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let other = name.strip_prefix('.').and_then(Slice::from_label);
-        other.is_some_and(|other| other.total() != slice.total())
-    });
-    others.push(whole.work);
-    for folder in others.into_iter().filter(|folder| folder.is_dir()) {
-        if !list_segments(&folder)?.is_empty() {
-            return Err(Error::JournalLeft { folder });
-        }
-    }
-    Ok(())
-}
-
-fn take_lock(
-    folder: &Path,
-    name: &str,
-    lock: fn(&File) -> Result<(), TryLockError>,
-) -> Result<File, Error> {
-    let path = folder.join(name);
-    if !folder.is_dir() {
-        return Err(schemas::Error::NotACache {
-            path: folder.to_owned(),
-        }
-        .into());
-    }
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.map_err(|source| schemas::Error::io(&path, "write", source))?;
-    match lock(&file) {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked {
-            path: folder.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(schemas::Error::io(&path, "lock", source).into()),
-    }
-}
-
 fn entries(folder: &Path) -> Result<Vec<DirEntry>, schemas::Error> {
     std::fs::read_dir(folder)
         .and_then(Iterator::collect)
@@ -460,67 +396,4 @@ fn remove_leftovers(place: &Place) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Checks that what stands at `location` came from the source that `configured` describes.
-///
-/// # Errors
-/// [`Error::DifferentSource`], which names the first key that differs.
-pub fn check_same_source(
-    location: &str,
-    cached: &Manifest,
-    configured: &Manifest,
-) -> Result<(), Error> {
-    if cached.same_source(configured) {
-        return Ok(());
-    }
-    let sides = [cached, configured].map(|manifest| {
-        serde_json::json!({
-            "teacher": manifest.teacher, "dataset": manifest.dataset, "draws": manifest.draws, "signals": manifest.signals,
-        })
-    });
-    let (key, cached, configured) =
-        difference(String::new(), &sides[0], &sides[1]).unwrap_or_default();
-    Err(Error::DifferentSource {
-        location: location.to_owned(),
-        key,
-        cached,
-        configured,
-    })
-}
-/// The first place where two JSON values differ, and what stands there.
-fn difference(
-    key: String,
-    one: &serde_json::Value,
-    two: &serde_json::Value,
-) -> Option<(String, String, String)> {
-    use serde_json::Value;
-    if one == two {
-        return None;
-    }
-    let join = |part: &str| {
-        if key.is_empty() {
-            part.to_owned()
-        } else {
-            format!("{key}.{part}")
-        }
-    };
-    match (one, two) {
-        (Value::Object(a), Value::Object(b)) => {
-            let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
-            names.sort();
-            names.dedup();
-            let null = Value::Null;
-            names.into_iter().find_map(|name| {
-                difference(
-                    join(name),
-                    a.get(name).unwrap_or(&null),
-                    b.get(name).unwrap_or(&null),
-                )
-            })
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => (0..a.len())
-            .find_map(|index| difference(join(&index.to_string()), &a[index], &b[index])),
-        _ => Some((key, one.to_string(), two.to_string())),
-    }
 }

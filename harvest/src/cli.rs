@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,9 @@ pub struct RunArgs {
     /// Write the run's numbers to FILE every few seconds, as OpenMetrics text
     #[arg(long, value_name = "FILE")]
     pub metrics_file: Option<PathBuf>,
+    /// Serve the run's numbers at http://ADDR/metrics, as OpenMetrics text; ADDR is an IP address and a port
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Arguments of verbs that look at a cache.

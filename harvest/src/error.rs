@@ -28,8 +28,8 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// Replies that another division of the work left in its journal.
-    #[error("`{}` has a journal of a run that did not end, with another division into slices", folder.display())]
+    /// Replies, parts of some, or batches that another division of the work left behind.
+    #[error("`{}` has what a run with another division into slices has paid for and not committed", folder.display())]
     JournalLeft {
         /// The work folder.
         folder: PathBuf,
@@ -145,12 +145,28 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A list of failed rows that cannot be read.
+    #[error("list of failed rows `{}`: {problem}", path.display())]
+    BadFailures {
+        /// Where it lies.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// Caches cannot be joined.
     #[error(transparent)]
     Merge(#[from] crate::merge::MergeError),
     /// A data card cannot be written.
     #[error(transparent)]
     Card(#[from] crate::card::CardError),
+    /// An address for scrapers that cannot be had.
+    #[error("cannot listen at `{address}`: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A task of this program died, which is a defect.
     #[error("a task of this program ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -188,7 +204,7 @@ impl Error {
             Self::Lease(error) => error.hint(),
             Self::Store(error) => Some(error.hint.clone()),
             Self::JournalLeft { .. } => {
-                Some("run without --slice, or with the slice that left it, which commits its replies".into())
+                Some("run without --slice, or with the slice that left it, until nothing is left; of rows that failed, --retry-failures".into())
             }
             Self::Locked { .. } => Some("wait for it to end, or give each process a cache of its own".into()),
             Self::DifferentSource { .. } => Some("mend the configuration, or name another folder in `cache.path`".into()),
@@ -204,7 +220,15 @@ impl Error {
             Self::MissingFeatures { .. } => {
                 Some("make the missing features, or leave splits out with `import.splits`; none is ever filled in".into())
             }
-            Self::BadFeature { .. } => None,
+            Self::BadFeature { .. } => {
+                Some("mend the file, or name another one in `[import]`".into())
+            }
+            Self::BadFailures { .. } => {
+                Some("copy it again from where it came; or delete it, and the next run asks about its rows again".into())
+            }
+            Self::Listen { .. } => {
+                Some("give `--metrics-listen` an address of this machine with a port that is free; port 0 takes any".into())
+            }
             Self::Merge(error) => error.hint(),
             Self::Card(error) => error.hint(),
             Self::Task(_) => Some("please report it with the log of RUST_LOG=debug".into()),

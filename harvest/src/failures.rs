@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -17,13 +17,14 @@ use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemas::ExampleId;
-use schemas::shard::check_chunks;
+use schemas::parquet_file;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Key;
 use crate::error::Error;
 use crate::journal::{json, line};
 use crate::place::Place;
+use crate::store::Store;
 use crate::teacher::exchange::unix_milliseconds;
 use crate::teacher::{ErrorClass, Request, TeacherError};
 
@@ -263,7 +264,7 @@ fn is_list(name: &str) -> bool {
     name.starts_with("failures") && name.ends_with(".parquet")
 }
 
-fn read_journal(path: &std::path::Path) -> Result<Vec<Failure>, schemas::Error> {
+fn read_journal(path: &Path) -> Result<Vec<Failure>, schemas::Error> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -342,31 +343,37 @@ fn to_parquet<'a>(failures: &(impl Iterator<Item = &'a Failure> + Clone)) -> Vec
     bytes
 }
 
-/// Reads the list in the cache; empty where there is none.
+/// Reads the list in the cache by row; empty where there is none.
 fn read(place: &Place, name: &str) -> Result<BTreeMap<Key, Failure>, Error> {
-    let Some(bytes) = place.store.read(name)? else {
-        return Ok(BTreeMap::new());
-    };
-    let listed = from_parquet(bytes).map_err(|problem| schemas::Error::InvalidShard {
-        path: name.into(),
-        problem,
-    })?;
+    let listed = read_list(&place.store, name)?;
     Ok(listed
         .into_iter()
         .map(|failure| (failure.key(), failure))
         .collect())
 }
 
+/// Reads a list in a cache; empty where there is none.
+///
+/// # Errors
+/// [`Error::BadFailures`] where it is not one; [`Error::Schemas`].
+pub(crate) fn read_list(store: &Store, name: &str) -> Result<Vec<Failure>, Error> {
+    let Some(bytes) = store.read(name)? else {
+        return Ok(Vec::new());
+    };
+    from_parquet(bytes).map_err(|problem| Error::BadFailures {
+        path: Path::new(&store.location()).join(name),
+        problem,
+    })
+}
+
 pub(crate) fn from_parquet(bytes: Vec<u8>) -> Result<Vec<Failure>, String> {
-    let num_bytes = bytes.len() as u64;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes))
-        .map_err(|error| error.to_string())?;
-    check_chunks(builder.metadata(), num_bytes)?;
-    let reader = builder.build().map_err(|error| error.to_string())?;
+    let bytes = Bytes::from(bytes);
+    let metadata = parquet_file::open(&bytes)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata);
     let mut failures = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|error| error.to_string())?;
-        failures.extend(rows_of(&batch).ok_or("its columns are not those of a list of failures")??);
+    for batch in parquet_file::rows(builder)? {
+        failures
+            .extend(rows_of(&batch?).ok_or("its columns are not those of a list of failures")??);
     }
     Ok(failures)
 }
@@ -468,5 +475,32 @@ mod tests {
         }
         third.write().unwrap();
         assert!(!folder.path().join(place.failures_file()).exists());
+    }
+
+    /// Every byte of a list is changed in turn; some of the changes make the Parquet reader itself panic.
+    #[test]
+    fn a_damaged_list_is_refused_by_name() {
+        let listed = [1, 2, 3].map(|byte| failure(byte, ErrorClass::Transient));
+        let whole = to_parquet(&listed.iter());
+        let undecodable = (0..whole.len()).find_map(|at| {
+            let mut damaged = whole.clone();
+            damaged[at] = 0xff;
+            let problem = from_parquet(damaged.clone()).err()?;
+            problem
+                .contains("pages cannot be decoded")
+                .then_some(damaged)
+        });
+        let damaged = undecodable.expect("a change reaches the decoder");
+
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::local(folder.path());
+        let path = folder.path().join(place.failures_file());
+        std::fs::write(&path, damaged).unwrap();
+        let error = Failures::open(&place).unwrap_err();
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("delete it"));
     }
 }

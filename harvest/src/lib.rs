@@ -15,7 +15,7 @@
 //! | [`store`] | where a cache lies: a folder or a prefix of an object store |
 //! | [`mod@slice`], [`lease`] | a share of the requests for one worker, and its hold on it |
 //! | [`budget`] | what a cache may take, over all its runs |
-//! | [`metrics`], [`events`], [`reporter`] | what a run does, for those who watch it |
+//! | [`metrics`], [`events`], [`observed`], [`reporter`] | what a run does, for those who watch it |
 //! | [`cache`] | the folder: lock, recovery, committed shards |
 //! | [`pipeline`] | source -> queue -> teacher -> journal -> shards |
 //! | [`import`] | features made elsewhere: `.npy` folders and Parquet |
@@ -53,6 +53,7 @@ pub mod lease;
 pub mod logging;
 pub mod merge;
 pub mod metrics;
+pub mod observed;
 pub mod parts;
 pub mod pipeline;
 pub mod place;

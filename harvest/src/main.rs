@@ -1,12 +1,13 @@
 //! The `harvest` command.
 
-#![forbid(unsafe_code)]
+mod allocator;
 
 use std::process::ExitCode;
 
 use harvest::cli::{self, Cli};
 
 fn main() -> ExitCode {
+    allocator::keep_small();
     harvest::logging::start();
     match Cli::read() {
         Ok(cli) => cli::report(cli.run()),

@@ -1,6 +1,8 @@
-//! Counters and gauges of a run, as OpenMetrics text in a file.
+//! Counters and gauges of a run, as OpenMetrics text in a file or over HTTP.
 //!
 //! `docs/observability.md` lists them; a test compares the two.
+
+mod server;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::teacher::ErrorClass;
+
+pub use server::{MetricsListener, MetricsServer};
 
 /// Bounds of the buckets of a request's duration, in seconds: from a local server to a slow generation.
 const SECONDS: [f64; 12] = [

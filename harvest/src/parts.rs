@@ -56,6 +56,11 @@ impl Parts {
         Ok(parts)
     }
 
+    /// Whether parts were carried over in `folder`.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        folder.join(FILE).exists()
+    }
+
     fn read(&self) -> Result<(), Error> {
         let read_error = |source| Error::io(&self.path, "read", source);
         let mut reader = match File::open(&self.path) {
@@ -97,7 +102,13 @@ impl Parts {
     }
 
     fn set_aside(&self) -> Result<(), Error> {
-        let aside = self.path.with_extension("journal.other");
+        let aside = (1_u32..)
+            .map(|number| match number {
+                1 => self.path.with_extension("journal.other"),
+                number => self.path.with_extension(format!("journal.other-{number}")),
+            })
+            .find(|aside| !aside.exists())
+            .expect("some number is free");
         std::fs::rename(&self.path, &aside)
             .map_err(|source| Error::io(&self.path, "rename", source))?;
         tracing::warn!(
@@ -223,17 +234,7 @@ impl Parts {
             let parts = kept.get(&(request.id, request.draw))?;
             parts.iter().find(|(name, _)| name == part)?.1
         };
-        let read = Lines::open(&self.path).and_then(|mut lines| lines.parse::<Part>(line));
-        match read {
-            Ok(Part { record, .. }) => Some(Reply {
-                signals: record.signals,
-                provenance: record.provenance,
-            }),
-            Err(error) => {
-                tracing::warn!("{error}; the part is asked for again");
-                None
-            }
-        }
+        read_part(&self.path, line)
     }
 
     /// The first error that kept a part from being written, which ends the run: what is paid for from then on is lost.
@@ -251,6 +252,20 @@ impl Parts {
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(error);
         refusal
+    }
+}
+
+fn read_part(path: &Path, line: Line) -> Option<Reply> {
+    let read = Lines::open(path).and_then(|mut lines| lines.parse::<Part>(line));
+    match read {
+        Ok(Part { record, .. }) => Some(Reply {
+            signals: record.signals,
+            provenance: record.provenance,
+        }),
+        Err(error) => {
+            tracing::warn!("{error}; the part is asked for again");
+            None
+        }
     }
 }
 
@@ -280,22 +295,47 @@ impl Paid for Parts {
     }
 }
 
-/// Within a shard: what comes goes to its segment.
-#[derive(Clone, Debug)]
+/// Within a shard, while some of its rows are asked about: what comes goes to its segment.
+#[derive(Debug)]
 pub(crate) struct SegmentParts {
     pub(crate) segment: Arc<Segment>,
-    pub(crate) carried: Arc<Parts>,
+    carried: Arc<Parts>,
+    /// What came since, and where it stands in the segment.
+    latest: Mutex<HashMap<(Key, String), Line>>,
+}
+
+impl SegmentParts {
+    pub(crate) fn new(segment: Arc<Segment>, carried: Arc<Parts>) -> Self {
+        Self {
+            segment,
+            carried,
+            latest: Mutex::default(),
+        }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, HashMap<(Key, String), Line>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Paid for SegmentParts {
     fn find(&self, part: &str, request: &Request) -> Option<Reply> {
-        self.carried.find(part, request)
+        let key = (request.id, request.draw);
+        let line = self.latest().get(&(key, part.to_owned())).copied();
+        match line {
+            Some(line) => read_part(self.segment.path(), line),
+            None => self.carried.find(part, request),
+        }
     }
 
     fn keep(&self, part: &str, request: &Request, reply: &Reply) -> Result<(), TeacherError> {
-        self.segment
+        let line = self
+            .segment
             .append_part(&part_of(part, request, reply))
-            .map_err(|error| self.carried.not_kept(error))
+            .map_err(|error| self.carried.not_kept(error))?;
+        let key = (request.id, request.draw);
+        self.latest().insert((key, part.to_owned()), line);
+        Ok(())
     }
 }
 
@@ -354,6 +394,34 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_found_by_who_asks_again_in_the_same_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Request::text(ExampleId::from([1; 16]), 0, "one");
+        let two = Request::text(ExampleId::from([2; 16]), 0, "two");
+        let carried = Arc::new(open(folder.path(), "m"));
+        carried.keep("address", &one, &reply("old")).unwrap();
+        let signal = schemas::SignalSpec::new("text", schemas::SignalKind::Text, "a text").unwrap();
+        let teacher = TeacherIdentity {
+            kind: "t".into(),
+            model: "m".into(),
+            settings: serde_json::json!({}),
+        };
+        let dataset = DatasetIdentity {
+            task: "t".into(),
+            fields: vec!["a".into()],
+            prompt: None,
+        };
+        let manifest = schemas::Manifest::new(teacher, dataset, 1, vec![signal]);
+        let segment = Arc::new(Segment::create(folder.path(), 0, &manifest).unwrap());
+        let parts = SegmentParts::new(segment, carried);
+        assert_eq!(parts.find("address", &one), Some(reply("old")));
+        parts.keep("address", &one, &reply("new")).unwrap();
+        assert_eq!(parts.find("address", &one), Some(reply("new")));
+        assert_eq!(parts.find("address", &two), None);
+        assert_eq!(parts.find("picture", &one), None);
+    }
+
+    #[test]
     fn a_torn_line_costs_itself_and_another_teacher_gets_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let one = Request::text(ExampleId::from([1; 16]), 0, "one");
@@ -368,6 +436,16 @@ mod tests {
         assert_eq!(torn.find("a", &one), Some(reply("first")));
         assert_eq!(torn.find("a", &two), None);
         assert_eq!(open(folder.path(), "other").find("a", &one), None);
-        assert!(folder.path().join("parts.journal.other").exists());
+        let aside = |name| std::fs::read(folder.path().join(name)).unwrap();
+        let first = aside("parts.journal.other");
+        assert!(bytes.starts_with(&first));
+
+        // The next one that is set aside overwrites nothing.
+        open(folder.path(), "other")
+            .keep("a", &one, &reply("third"))
+            .unwrap();
+        open(folder.path(), "m");
+        assert_eq!(aside("parts.journal.other"), first);
+        assert!(!aside("parts.journal.other-2").is_empty());
     }
 }

@@ -8,6 +8,7 @@ use crate::budget::Budget;
 use crate::events::{Event, Events};
 use crate::failures::Failure;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
 use crate::progress::Progress;
 
 /// Time between two events of progress, and between two writings of the file.
@@ -22,6 +23,8 @@ pub struct Watch {
     pub metrics: Arc<Metrics>,
     /// Its events.
     pub events: Events,
+    /// What its replies have shown of its teachers.
+    pub observed: Arc<Observed>,
 }
 
 /// What the pipeline calls as rows are settled.

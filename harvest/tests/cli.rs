@@ -10,6 +10,8 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use schemas::Manifest;
 use serde_json::json;
 
@@ -176,6 +178,137 @@ fn configurations_are_refused_with_file_line_and_key() {
     error: `harvest.toml` describes a teacher, and `harvest import` needs an import
     hint: `harvest run` reads [teacher] and [run]; `harvest import` reads [import]
     "#);
+}
+
+/// A server that answers every request with what `script` makes of its body; it lives as long as the runtime.
+fn serve(
+    runtime: &tokio::runtime::Runtime,
+    script: fn(&serde_json::Value) -> serde_json::Value,
+) -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let answer = move |axum::Json(body): axum::Json<serde_json::Value>| async move {
+        axum::Json(script(&body))
+    };
+    let router = axum::Router::new().fallback(axum::routing::post(answer));
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        axum::serve(listener, router).await
+    });
+    url
+}
+
+/// A project over one picture.
+fn pictures(teacher: &str) -> tempfile::TempDir {
+    let section = format!("[teacher]\nimage_field = \"text\"\nmodel = \"m\"\n{teacher}\n");
+    let folder = project(&CONFIG.replace("[teacher]\nkind = \"sketch\"\n", &section));
+    let picture = image::RgbImage::new(2, 2);
+    picture.save(folder.path().join("black.png")).unwrap();
+    let row = json!({"text": "black.png", "label": "yes"});
+    std::fs::write(folder.path().join("train.jsonl"), format!("{row}\n")).unwrap();
+    folder
+}
+
+#[test]
+fn a_check_tells_what_becomes_of_encoding_and_pictures() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = serve(&runtime, |body| {
+        let length = body["input"].as_str().unwrap().len();
+        json!({"data": [{"index": 0, "embedding": [1.0, length]}]})
+    });
+    let keys = format!(
+        "kind = \"embeddings\"\ninput = \"data-uri\"\nencoding = \"base64\"\nurl = \"{url}\""
+    );
+    let output = harvest(pictures(&keys).path(), &["check", "harvest.toml"]);
+    let text = shown(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for line in [
+        "encoding    m: float, although base64 was asked for",
+        "pictures    looked at: another picture has another vector",
+    ] {
+        assert!(text.contains(&format!("\n{line}\n")), "{text}");
+    }
+
+    // A server of a model of text, which leaves the picture out of the prompt.
+    let url = serve(&runtime, |_| {
+        let message = json!({"role": "assistant", "content": "I see a picture."});
+        json!({
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 12, "completion_tokens": 5},
+        })
+    });
+    let chat = format!("kind = \"chat\"\nurl = \"{url}\"");
+    insta::assert_snapshot!(show(pictures(&chat).path(), &["check", "harvest.toml"]), @r#"
+    status 1
+    --- stdout
+    --- stderr
+    error: teacher: the server of `m` takes pictures and does not look at them: a prompt has 12 tokens with one and without
+    hint: it answers to text: leave pictures out of the configuration, or serve a model that sees them (vLLM; llama-server with --mmproj)
+    "#);
+
+    // The budget holds for the check, too: one request is the row's, and there is none for what the picture does.
+    let folder = pictures(&chat);
+    let config = std::fs::read_to_string(folder.path().join("harvest.toml")).unwrap();
+    let limited = format!("{config}[budget]\nrequests = 1\n");
+    std::fs::write(folder.path().join("harvest.toml"), limited).unwrap();
+    let text = show(folder.path(), &["check", "harvest.toml"]);
+    assert!(
+        text.contains("unknown whether they are looked at: the budget does not reach"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_check_looks_at_each_of_several_teachers_and_at_encoders() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let blind = serve(&runtime, |body| {
+        assert!(body["input"].as_str().unwrap().starts_with("data:image/"));
+        json!({"data": [{"index": 0, "embedding": [1.0, 2.0]}]})
+    });
+    let seeing = serve(&runtime, |body| {
+        let parts = body["messages"][0]["content"].as_array();
+        let message = json!({"role": "assistant", "content": "black"});
+        json!({
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": if parts.is_some() { 76 } else { 12 }, "completion_tokens": 1},
+        })
+    });
+    let painter = serve(&runtime, |_| {
+        let mut picture = std::io::Cursor::new(Vec::new());
+        let black = image::RgbImage::new(2, 2);
+        black
+            .write_to(&mut picture, image::ImageFormat::Png)
+            .unwrap();
+        json!({"data": [{"b64_json": BASE64.encode(picture.into_inner())}]})
+    });
+    let common = "model = \"m\"\nimage_field = \"text\"";
+    let chat = format!("[teachers.chat]\nkind = \"chat\"\nurl = \"{seeing}\"\n{common}\n");
+    let drawing = "[teachers.drawing]\nkind = \"sketch\"\nprompt = \"The red circle is left of the big square.\"\n";
+    let folder = pictures(&chat);
+    let configure = |teachers: &str| {
+        let config = CONFIG.replace("[teacher]\nkind = \"sketch\"\n", teachers);
+        std::fs::write(folder.path().join("harvest.toml"), config).unwrap();
+    };
+    configure(&format!("{chat}{drawing}"));
+    let text = show(folder.path(), &["check", "harvest.toml"]);
+    assert!(
+        text.contains("\npictures    chat: looked at: one takes 64 tokens\n"),
+        "{text}"
+    );
+
+    let embed = format!("kind = \"embeddings\"\nurl = \"{blind}\"\ninput = \"data-uri\"");
+    configure(&format!("{chat}[teachers.clip]\n{embed}\n{common}\n"));
+    let text = show(folder.path(), &["check", "harvest.toml"]);
+    let refusal = "does not look at them: two different ones have the same vector";
+    assert!(text.contains(refusal), "{text}");
+
+    configure(&format!(
+        "[teacher]\nkind = \"images\"\napi = \"openai\"\nurl = \"{painter}\"\nmodel = \"painter\"\n\
+         [teacher.encoder]\nmodel = \"m\"\n{embed}\n"
+    ));
+    let text = show(folder.path(), &["check", "harvest.toml"]);
+    assert!(text.contains(refusal), "{text}");
 }
 
 #[test]
@@ -480,4 +613,26 @@ fn a_secret_is_sent_and_never_shown() {
         "{text}"
     );
     assert!(!text.contains("TOPSECRET"), "{text}");
+}
+
+#[test]
+fn an_address_for_scrapers_that_cannot_be_had_is_told_before_anything_is_done() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = project(CONFIG);
+    let run = ["run", "harvest.toml", "--metrics-listen"];
+    let refused = harvest(folder.path(), &[&run[..], &[&address]].concat());
+    let told = shown(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&format!("cannot listen at `{address}`")),
+        "{told}"
+    );
+    assert!(told.contains("hint: "), "{told}");
+    assert!(!folder.path().join("cache").exists());
+
+    let served = harvest(folder.path(), &[&run[..], &["127.0.0.1:0"]].concat());
+    let told = shown(&served);
+    assert_eq!(served.status.code(), Some(0), "{told}");
+    assert!(told.contains("metrics are at http://127.0.0.1:"), "{told}");
 }

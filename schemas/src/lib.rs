@@ -11,6 +11,7 @@
 //! | [`signal`] | what a teacher can give: features, logits, token log-probabilities, text, images |
 //! | [`record`] | one reply of a teacher about one example |
 //! | [`columns`] | the one place that maps records to Arrow columns and back |
+//! | [`parquet_file`] | the one place that reads Parquet: a damaged file is an error, never a panic |
 //! | [`shard`] | Parquet shards: atomic writer, verifying reader |
 //! | [`source`] | where a shard's bytes come from: a file or anything that is read at an offset |
 //! | [`manifest`] | the description of a cache and the digest over all of it |
@@ -34,6 +35,7 @@ pub mod error;
 pub mod example;
 pub mod manifest;
 pub mod notes;
+pub mod parquet_file;
 pub mod record;
 pub mod shard;
 pub mod signal;

@@ -9,14 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-    ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::Deserialize;
@@ -28,6 +25,7 @@ use crate::digest::DigestWriter;
 use crate::error::Error;
 use crate::example::ExampleId;
 use crate::manifest::{Manifest, ShardEntry, make_readable, sync_folder};
+use crate::parquet_file::{self, Batches};
 use crate::record::TeacherRecord;
 use crate::source::ShardSource;
 use crate::vectors::VectorPages;
@@ -37,6 +35,9 @@ pub use crate::vectors::VectorValues;
 /// Key under which a shard carries the open form of its cache's manifest as JSON, format version included.
 pub const MANIFEST_METADATA_KEY: &str = "armada.manifest";
 
+/// Rows of a page at most. Every column keeps its page and a compressor for pages of its size while a shard is written:
+/// short pages keep that to about a megabyte.
+const PAGE_ROWS: usize = 2_048;
 /// A row group is closed once its encoded columns reach this size: large enough for sequential reads, small enough
 /// that a reader of one row group stays within a few hundred megabytes.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -67,6 +68,7 @@ impl ShardWriter {
                 ZstdLevel::try_new(3).expect("3 is a zstd level"),
             ))
             .set_dictionary_enabled(false)
+            .set_data_page_row_count_limit(PAGE_ROWS)
             .set_created_by(concat!("armada ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_key_value_metadata(Some(vec![KeyValue::new(
                 MANIFEST_METADATA_KEY.to_owned(),
@@ -266,10 +268,7 @@ impl ShardReader {
         struct Version {
             format_version: u32,
         }
-        let metadata = ArrowReaderMetadata::load(&source, ArrowReaderOptions::new())
-            .map_err(|error| source.invalid(error))?;
-        check_chunks(metadata.metadata(), source.num_bytes())
-            .map_err(|problem| source.invalid(problem))?;
+        let metadata = parquet_file::open(&source).map_err(|problem| source.invalid(problem))?;
         let file = metadata.metadata().file_metadata();
         let json = file
             .key_value_metadata()
@@ -341,7 +340,7 @@ impl ShardReader {
         // The footer may say any number of rows; a shard that has them is larger.
         let mut all = Vec::with_capacity(self.num_rows.min(self.source.num_bytes()) as usize);
         for batch in self.batches(Some(&[ID_COLUMN, DRAW_COLUMN]))? {
-            let batch = batch.map_err(|error| self.invalid(error.to_string()))?;
+            let batch = batch.map_err(|problem| self.invalid(problem))?;
             all.extend(columns::keys(&batch).map_err(|problem| self.invalid(problem))?);
         }
         Ok(all)
@@ -356,9 +355,8 @@ impl ShardReader {
     ) -> Result<impl Iterator<Item = Result<TeacherRecord, Error>> + '_, Error> {
         let batches = self.batches(None)?;
         Ok(batches.flat_map(|batch| {
-            let records = batch
-                .map_err(|error| error.to_string())
-                .and_then(|batch| columns::from_batch(&self.manifest.signals, &batch));
+            let records =
+                batch.and_then(|batch| columns::from_batch(&self.manifest.signals, &batch));
             match records {
                 Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
                 Err(problem) => vec![Err(self.invalid(problem))],
@@ -421,7 +419,7 @@ impl ShardReader {
         }))
     }
 
-    fn batches(&self, names: Option<&[&str]>) -> Result<ParquetRecordBatchReader, Error> {
+    fn batches(&self, names: Option<&[&str]>) -> Result<Batches, Error> {
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.source.clone(),
             self.metadata.clone(),
@@ -438,41 +436,15 @@ impl ShardReader {
                 ProjectionMask::roots(builder.parquet_schema(), roots)
             }
         };
-        builder
+        let builder = builder
             .with_projection(mask)
-            .with_batch_size(ROWS_PER_BATCH)
-            .build()
-            .map_err(|error| self.invalid(error.to_string()))
+            .with_batch_size(ROWS_PER_BATCH);
+        parquet_file::rows(builder).map_err(|problem| self.invalid(problem))
     }
 
     fn invalid(&self, problem: String) -> Error {
         self.source.invalid(problem)
     }
-}
-
-/// Whether the columns of a Parquet file lie within its `num_bytes` bytes, so that its reader can be trusted with them.
-///
-/// # Errors
-/// A sentence that names the first one that does not.
-pub fn check_chunks(metadata: &ParquetMetaData, num_bytes: u64) -> Result<(), String> {
-    for (index, group) in metadata.row_groups().iter().enumerate() {
-        for column in group.columns() {
-            let start = column
-                .dictionary_page_offset()
-                .unwrap_or(column.data_page_offset());
-            let end = u64::try_from(start)
-                .ok()
-                .zip(u64::try_from(column.compressed_size()).ok())
-                .and_then(|(start, size)| start.checked_add(size));
-            if end.is_none_or(|end| end > num_bytes) {
-                let name = column.column_path();
-                return Err(format!(
-                    "column {name} of row group {index} lies outside of the file"
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The leading digits of the digest that a committed shard's file name carries; `None` for the names of other files.

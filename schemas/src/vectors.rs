@@ -13,6 +13,7 @@ use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::SerializedPageReader;
 
+use crate::parquet_file::guarded;
 use crate::signal::FloatType;
 use crate::source::ShardSource;
 
@@ -162,7 +163,7 @@ impl VectorPages {
     fn next_page(&mut self) -> Result<Option<Page>, String> {
         loop {
             if let Some(pages) = &mut self.pages {
-                if let Some(page) = pages.get_next_page().map_err(|error| error.to_string())? {
+                if let Some(page) = guarded(|| pages.get_next_page())? {
                     return Ok(Some(page));
                 }
                 if !self.position.is_multiple_of(self.width) {
@@ -174,13 +175,15 @@ impl VectorPages {
             };
             let group = self.metadata.row_group(group);
             let num_rows = usize::try_from(group.num_rows()).map_err(|error| error.to_string())?;
-            let pages = SerializedPageReader::new(
-                Arc::clone(&self.source),
-                group.column(self.column),
-                num_rows,
-                None,
-            );
-            self.pages = Some(pages.map_err(|error| error.to_string())?);
+            let pages = guarded(|| {
+                SerializedPageReader::new(
+                    Arc::clone(&self.source),
+                    group.column(self.column),
+                    num_rows,
+                    None,
+                )
+            });
+            self.pages = Some(pages?);
             self.position = 0;
         }
     }

@@ -201,14 +201,7 @@ fn failures_by_class(store: &Store) -> Result<BTreeMap<String, u64>, Error> {
     let mut counts = BTreeMap::new();
     for entry in store.list()? {
         if entry.name.starts_with("failures") && entry.name.ends_with(".parquet") {
-            let bytes = store.read(&entry.name)?.unwrap_or_default();
-            let listed = crate::failures::from_parquet(bytes).map_err(|problem| {
-                schemas::Error::InvalidShard {
-                    path: entry.name.clone().into(),
-                    problem,
-                }
-            })?;
-            for failure in listed {
+            for failure in crate::failures::read_list(store, &entry.name)? {
                 *counts.entry(failure.class.to_string()).or_default() += 1;
             }
         }

@@ -1,5 +1,7 @@
 //! `harvest check`: probe before spending.
 
+mod pictures;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,12 +9,12 @@ use std::time::{Duration, Instant};
 use schemas::{Manifest, SignalSpec, SignalValue};
 
 use super::{describe_signal, open_teacher, runtime, throwaway_folder, warn_of_skipped};
-use crate::audit::journalled;
+use crate::audit::Unsettled;
+use crate::budget::Budget;
 use crate::cache::{check_same_source, each_key, read_manifest};
 use crate::cli::{CheckArgs, print};
 use crate::config::{CacheConfig, Config};
 use crate::error::{Error, Status};
-use crate::failures::Failures;
 use crate::pipeline::{expected_manifest, new_manifest, teacher_section};
 use crate::place::Place;
 use crate::plan::Plan;
@@ -21,6 +23,8 @@ use crate::reporter::Watch;
 use crate::stop::Stop;
 use crate::survey::{Known, Survey};
 use crate::teacher::{self, ErrorClass, Reply, Request, Teacher, TeacherError};
+
+use pictures::Opening;
 
 /// Bytes of a row besides its signals: id, draw and provenance.
 const ROW_BYTES: u64 = 64;
@@ -37,14 +41,12 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
     let stop = Stop::default();
     let runtime = runtime()?;
     let state = throwaway_folder()?;
-    let teacher = open_teacher(
-        &plan,
-        state.path(),
-        teachers,
-        run_config,
-        &Watch::default(),
-        &stop,
-    )?;
+    // What a check takes is no part of what the cache may take, and never more than that.
+    let watch = Watch {
+        budget: Arc::new(Budget::open(&config.budget, state.path(), None)?),
+        ..Watch::default()
+    };
+    let teacher = open_teacher(&plan, state.path(), teachers, run_config, &watch, &stop)?;
     let survey = look_at_cache(&place, &plan, &teacher, &config)?;
     warn_of_skipped(&survey);
     let mut requests: Vec<Request> = plan
@@ -55,7 +57,14 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
     if requests.is_empty() {
         requests.extend(survey.first.clone());
     }
-    let sample = runtime.block_on(ask(&plan, teacher.as_ref(), &config.cache, &requests))?;
+    let sample = runtime.block_on(ask(&plan, teacher.as_ref(), &config.cache, requests))?;
+    let opening = Opening {
+        plan: &plan,
+        run: run_config,
+        watch: &watch,
+        stop: &stop,
+    };
+    let pictures = runtime.block_on(opening.lines(teachers, &sample.answered))?;
     let concurrency = run_config
         .concurrency
         .get()
@@ -68,6 +77,8 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
         ),
     )];
     lines.extend(signal_lines(&sample));
+    lines.extend(watch.observed.all());
+    lines.extend(pictures);
     lines.extend(
         survey
             .rows
@@ -97,19 +108,23 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
 /// What a few replies were like.
 struct Sample {
     manifest: Manifest,
-    replies: Vec<Reply>,
+    answered: Vec<(Request, Reply)>,
     num_failed: usize,
     latency: Duration,
 }
 
 impl Sample {
+    fn replies(&self) -> impl Iterator<Item = &Reply> {
+        self.answered.iter().map(|(_, reply)| reply)
+    }
+
     fn mean(&self, of: impl Fn(&Reply) -> Option<f64>) -> Option<f64> {
-        let values: Vec<f64> = self.replies.iter().filter_map(of).collect();
+        let values: Vec<f64> = self.replies().filter_map(of).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
     fn describe(&self) -> String {
-        let answered = format!("{} answered", self.replies.len());
+        let answered = format!("{} answered", self.answered.len());
         match self.num_failed {
             0 => answered,
             failed => format!("{answered}, {failed} failed"),
@@ -130,11 +145,10 @@ impl Sample {
             mean.map_or_else(unknown, |mean| format!("{:.0}", mean * rows as f64))
         };
         let sum: u64 = self
-            .replies
-            .iter()
+            .replies()
             .map(|reply| row_bytes(&self.manifest, reply))
             .sum();
-        let bytes = sum * survey.num_missing / (self.replies.len() as u64).max(1);
+        let bytes = sum * survey.num_missing / (self.answered.len() as u64).max(1);
         let time = self.latency.mul_f64(batches as f64 / concurrency as f64);
         let cost = self.mean(|reply| reply.provenance.cost);
         vec![
@@ -174,14 +188,12 @@ impl Sample {
 fn signal_lines(sample: &Sample) -> Vec<(&'static str, String)> {
     let line = |signal: &SignalSpec| {
         let mut text = describe_signal(signal);
-        let given =
-            sample
-                .replies
-                .iter()
-                .find_map(|reply| match reply.signals.get(signal.name()) {
-                    Some(SignalValue::TokenTopK(top_k)) => Some(top_k),
-                    _ => None,
-                });
+        let given = sample
+            .replies()
+            .find_map(|reply| match reply.signals.get(signal.name()) {
+                Some(SignalValue::TokenTopK(top_k)) => Some(top_k),
+                _ => None,
+            });
         if let Some(top_k) = given {
             text = format!("{text}, {}", top_k.describe());
         }
@@ -195,15 +207,16 @@ async fn ask(
     plan: &Plan,
     teacher: &dyn Teacher,
     cache: &CacheConfig,
-    requests: &[Request],
+    requests: Vec<Request>,
 ) -> Result<Sample, TeacherError> {
     let mut manifest = None;
-    let mut replies = Vec::new();
+    let mut answered = Vec::new();
+    let mut num_failed = 0;
     let mut spent = Duration::ZERO;
     let mut last = None;
     for request in requests {
         let asked = Instant::now();
-        let answer = teacher::ask_alone(teacher, request)
+        let answer = teacher::ask_alone(teacher, &request)
             .await
             .and_then(|reply| {
                 let shown = new_manifest(plan, teacher.describe(), &reply, cache)?;
@@ -213,11 +226,16 @@ async fn ask(
             Ok((shown, reply)) => {
                 spent += asked.elapsed();
                 manifest.get_or_insert(shown);
-                replies.push(reply);
+                answered.push((request, reply));
             }
             Err(error) if error.class == ErrorClass::Deterministic => {
                 tracing::warn!("row {} failed: {error}", request.id);
+                num_failed += 1;
                 last = Some(error);
+            }
+            Err(error) if error.class == ErrorClass::Budget && manifest.is_some() => {
+                tracing::warn!("the sample ends here: {error}");
+                break;
             }
             Err(error) => return Err(error),
         }
@@ -225,9 +243,9 @@ async fn ask(
     match manifest {
         Some(manifest) => Ok(Sample {
             manifest,
-            latency: spent / u32::try_from(replies.len()).unwrap_or(u32::MAX),
-            num_failed: requests.len() - replies.len(),
-            replies,
+            latency: spent / u32::try_from(answered.len()).unwrap_or(u32::MAX),
+            num_failed,
+            answered,
         }),
         None => Err(last.expect("a survey has a row, and it failed")),
     }
@@ -246,15 +264,15 @@ fn look_at_cache(
             let expected = expected_manifest(&manifest, plan, teacher.describe(), &config.cache)?;
             check_same_source(&place.store.location(), &manifest, &expected)?;
         }
-        let mut journalled = journalled(place)?;
+        let mut unsettled = Unsettled::read(place)?;
         each_key(place, |key| {
-            journalled.remove(&key);
+            unsettled.committed(&key);
             known.committed(key)
         })?;
-        for key in journalled {
+        for key in unsettled.journalled {
             known.committed(key)?;
         }
-        for key in Failures::of_all_workers(place)? {
+        for key in unsettled.failed {
             known.failed(key)?;
         }
     }

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::events::{Event, Events};
 use crate::failures::Failure;
+use crate::metrics::MetricsListener;
 use crate::pipeline::{self, Ending, Job, Summary, teacher_section};
 use crate::place::Place;
 use crate::plan::Plan;
@@ -28,6 +29,7 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
     let (teachers, run_config) = teacher_section(&config, &args.config, "run")?;
     let plan = Arc::new(Plan::open(&config, args.skip_bad_rows, args.slice)?);
     let place = Place::of(&config, args.slice)?;
+    let listener = args.metrics_listen.map(MetricsListener::bind).transpose()?;
     let runtime = runtime()?;
     let stop = runtime.block_on(async { Stop::on_signals() });
     let failures_file = format!("{}/{}", place.store.location(), place.failures_file());
@@ -42,6 +44,9 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
         },
         ..Watch::default()
     };
+    let serve =
+        |listener: MetricsListener| listener.serve(runtime.handle(), Arc::clone(&watch.metrics));
+    let _served_until_the_end = listener.map(serve).transpose()?;
     let job = Job {
         teacher: open_teacher(&plan, &place.work, teachers, run_config, &watch, &stop)?,
         plan,

@@ -1,15 +1,12 @@
 //! `harvest status`: what a cache holds.
 
-use std::collections::HashSet;
-
 use schemas::CacheState;
 
 use super::{Target, describe_signal, warn_of_skipped};
-use crate::audit::num_journalled;
-use crate::cache::{Key, each_key};
+use crate::audit::Unsettled;
+use crate::cache::each_key;
 use crate::cli::{TargetArgs, print};
 use crate::error::{Error, Status};
-use crate::failures::Failures;
 use crate::progress::human_bytes;
 use crate::survey::Known;
 
@@ -21,10 +18,12 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
     let Target { place, plan, .. } = Target::find(args)?;
     let manifest = place.store.manifest()?;
     let mut known = Known::default();
-    each_key(&place, |key| known.committed(key))?;
-    let num_rows = known.num_committed();
-    let failed: HashSet<Key> = Failures::of_all_workers(&place)?.into_iter().collect();
-    for key in &failed {
+    let mut unsettled = Unsettled::read(&place)?;
+    each_key(&place, |key| {
+        unsettled.committed(&key);
+        known.committed(key)
+    })?;
+    for key in &unsettled.failed {
         known.failed(*key)?;
     }
     let names = place.store.shards()?;
@@ -49,9 +48,9 @@ pub fn run(args: &TargetArgs) -> Result<Status, Error> {
             .map(|signal| ("signal", describe_signal(signal))),
     );
     lines.extend([
-        ("rows", num_rows.to_string()),
-        ("failed", failed.len().to_string()),
-        ("journalled", num_journalled(&place)?.to_string()),
+        ("rows", known.num_committed().to_string()),
+        ("failed", unsettled.failed.len().to_string()),
+        ("journalled", unsettled.journalled.len().to_string()),
         ("shards", names.len().to_string()),
         ("bytes", format!("{num_bytes} ({})", human_bytes(num_bytes))),
         ("state", state.to_owned()),

@@ -10,8 +10,9 @@ use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemas::ExampleId;
+use schemas::parquet_file::{self, Batches};
 
 use super::{ImportSummary, Missing, Sink};
 use crate::config::ParquetConfig;
@@ -39,7 +40,7 @@ pub(super) fn import(
     };
     summary.num_extra = table.check(&wanted, summary.num_examples, &sink)?;
     for batch in table.batches(&[&config.id_column, &config.feature_column])? {
-        let batch = batch.map_err(|error| table.bad(error.to_string()))?;
+        let batch = batch.map_err(|problem| table.bad(problem))?;
         let keys = table.keys(&batch)?;
         for (key, vector) in keys.iter().zip(table.vectors(&batch)?) {
             let Some(ids) = wanted.get(key) else { continue };
@@ -82,7 +83,7 @@ impl Table<'_> {
         let mut found: HashMap<String, bool> = HashMap::new();
         let mut num_extra = 0;
         for batch in self.batches(&[&self.config.id_column, &self.config.feature_column])? {
-            let batch = batch.map_err(|error| self.bad(error.to_string()))?;
+            let batch = batch.map_err(|problem| self.bad(problem))?;
             let features = self.features(&batch);
             for (row, key) in self.keys(&batch)?.into_iter().enumerate() {
                 if !wanted.contains_key(&key) {
@@ -125,11 +126,11 @@ impl Table<'_> {
             .expect("the projection holds it")
     }
 
-    fn batches(&self, columns: &[&String]) -> Result<ParquetRecordBatchReader, Error> {
+    fn batches(&self, columns: &[&String]) -> Result<Batches, Error> {
         let file = File::open(self.path)
             .map_err(|source| schemas::Error::io(self.path, "read", source))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| self.bad(error.to_string()))?;
+        let metadata = parquet_file::open(&file).map_err(|problem| self.bad(problem))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let names: Vec<String> = builder
             .schema()
             .fields()
@@ -149,10 +150,7 @@ impl Table<'_> {
             }
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        builder
-            .with_projection(mask)
-            .build()
-            .map_err(|error| self.bad(error.to_string()))
+        parquet_file::rows(builder.with_projection(mask)).map_err(|problem| self.bad(problem))
     }
 
     fn keys(&self, batch: &RecordBatch) -> Result<Vec<String>, Error> {

@@ -25,6 +25,23 @@ pub(super) fn make(
     if copies.is_empty() {
         return Ok(num_committed);
     }
+    // First: an error below must not leave rows to be asked about whose request has failed.
+    for (source, targets) in copies {
+        let Some(failure) = cache.failures().find_new(source) else {
+            continue;
+        };
+        for target in targets {
+            cache.failures().add(Failure {
+                id: *target,
+                tries: 0,
+                message: format!(
+                    "as example {}, whose request is the same: {}",
+                    source.0, failure.message
+                ),
+                ..failure.clone()
+            })?;
+        }
+    }
     let mut found: HashSet<Key> = HashSet::new();
     let mut pending: Vec<TeacherRecord> = Vec::new();
     for name in cache.place().store.shards()? {
@@ -50,22 +67,6 @@ pub(super) fn make(
         }
     }
     write(cache, manifest, &mut pending)?;
-    for (source, targets) in copies.iter().filter(|(source, _)| !found.contains(source)) {
-        let Some(failure) = cache.failures().find_new(source) else {
-            continue;
-        };
-        for target in targets {
-            cache.failures().add(Failure {
-                id: *target,
-                tries: 0,
-                message: format!(
-                    "as example {}, whose request is the same: {}",
-                    source.0, failure.message
-                ),
-                ..failure.clone()
-            })?;
-        }
-    }
     Ok(num_committed)
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::{Manifest, TeacherRecord};
+use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
+use super::committer::Committer;
 use super::open_shard::{Committed, OpenShard};
 use super::source::{Batch, Queue};
 use super::{Ending, Job, Summary, record};
@@ -66,7 +68,7 @@ pub(super) struct Driver<'a> {
     filling: Option<u32>,
     open: BTreeMap<u32, OpenShard>,
     asking: JoinSet<Answer>,
-    committing: JoinSet<Result<Committed, Error>>,
+    committer: Committer,
     reporter: Reporter,
     budget: Arc<Budget>,
     /// Replies that the cache has, those of earlier runs included.
@@ -78,6 +80,7 @@ pub(super) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(super) fn new(
+        runtime: &Handle,
         job: &Job,
         cache: &'a mut Cache,
         manifest: Manifest,
@@ -85,6 +88,7 @@ impl<'a> Driver<'a> {
         reserve: Arc<Reserve>,
         summary: &'a mut Summary,
     ) -> Self {
+        let manifest = Arc::new(manifest);
         let survey = &summary.survey;
         let num_failed = cache.failures().num_new();
         Self {
@@ -96,9 +100,15 @@ impl<'a> Driver<'a> {
             budget: Arc::clone(&job.watch.budget),
             num_answered: survey.num_wanted - survey.num_missing - survey.num_failed,
             num_settled: num_failed,
+            committer: Committer::start(
+                runtime,
+                cache.place().clone(),
+                Arc::clone(&manifest),
+                Arc::clone(&parts),
+            ),
             cache,
             summary,
-            manifest: Arc::new(manifest),
+            manifest,
             teacher: Arc::clone(&job.teacher),
             parts,
             reserve,
@@ -108,7 +118,6 @@ impl<'a> Driver<'a> {
             filling: None,
             open: BTreeMap::new(),
             asking: JoinSet::new(),
-            committing: JoinSet::new(),
             fatal: None,
         }
     }
@@ -126,9 +135,9 @@ impl<'a> Driver<'a> {
         let mut sync = tokio::time::interval(SYNC_INTERVAL);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut accepting = true;
-        while accepting || !self.asking.is_empty() || !self.committing.is_empty() {
-            let has_room =
-                self.filling.is_some() || self.open.len() + self.committing.len() < MAX_OPEN_SHARDS;
+        while accepting || !self.asking.is_empty() || self.committer.num_waiting() > 0 {
+            let has_room = self.filling.is_some()
+                || self.open.len() + self.committer.num_waiting() < MAX_OPEN_SHARDS;
             let may_send = accepting && has_room && self.asking.len() < concurrency;
             let done = tokio::select! {
                 biased;
@@ -138,7 +147,7 @@ impl<'a> Driver<'a> {
                     self.cache.place().check_lease()
                 }
                 Some(answer) = self.asking.join_next() => self.answered(answer),
-                Some(committed) = self.committing.join_next() => self.committed(committed),
+                Some(committed) = self.committer.next() => self.committed(committed),
                 _ = sync.tick() => {
                     self.reporter.queue_depth(queue.len() * self.batch_rows);
                     self.reporter.tick();
@@ -169,11 +178,8 @@ impl<'a> Driver<'a> {
         Ok(self.reserve.check()?)
     }
 
-    fn committed(
-        &mut self,
-        committed: Result<Result<Committed, Error>, JoinError>,
-    ) -> Result<(), Error> {
-        let Committed { file, num_rows } = committed??;
+    fn committed(&mut self, committed: Result<Committed, Error>) -> Result<(), Error> {
+        let Committed { file, num_rows } = committed?;
         if let Some((file, num_bytes)) = file {
             tracing::debug!("committed {file} with {num_rows} rows");
             self.reporter.committed(&file, num_rows, num_bytes);
@@ -228,7 +234,7 @@ impl<'a> Driver<'a> {
                 .into_iter()
                 .map(|Pending { position, request }| (position, request))
                 .unzip();
-            let paid = SegmentParts { segment, carried };
+            let paid = SegmentParts::new(segment, carried);
             let replies = match teacher.query(&requests, &paid).await {
                 Ok(answers) => answers.replies,
                 Err(error) => vec![Err(error); requests.len()],
@@ -268,10 +274,7 @@ impl<'a> Driver<'a> {
         if self.filling != Some(number) && self.open.get(&number).is_some_and(OpenShard::is_settled)
         {
             let shard = self.open.remove(&number).expect("it was just seen");
-            let (place, manifest) = (self.cache.place().clone(), Arc::clone(&self.manifest));
-            let parts = Arc::clone(&self.parts);
-            self.committing
-                .spawn_blocking(move || shard.commit(&place, &manifest, &parts));
+            self.committer.commit(shard);
         }
     }
 

@@ -4,6 +4,7 @@
 //! Replies are on the disk, in the journal, until their shard is written from there. What grows with the data is in
 //! [`survey`](crate::survey).
 
+mod committer;
 mod copies;
 mod driver;
 mod open_shard;
@@ -21,7 +22,6 @@ use crate::config::{CacheConfig, Config, ConfigError, RunConfig, Source, Teacher
 use crate::error::Error;
 use crate::events::Event;
 use crate::failures::Failure;
-use crate::parts::Parts;
 use crate::plan::Plan;
 use crate::reporter::Watch;
 use crate::reserve::Reserve;
@@ -169,10 +169,11 @@ fn ask(
         let in_flight = concurrency(job) * job.teacher.describe().batch.max_requests;
         let reserved = Reserve::bytes_for(job.teacher.describe(), in_flight);
         let reserve = Arc::new(Reserve::take(&cache.place().work, reserved)?);
+        let parts = cache.parts(&job.teacher.describe().identity, job.plan.identity())?;
         let manifest = if let Some(manifest) = &manifest {
             manifest.clone()
         } else {
-            let probe = Probe::new(job, cache, stop)?;
+            let probe = Probe::new(job, Arc::clone(&parts), stop);
             match runtime.block_on(probe.first_reply(&summary.survey, cache, &mut settled))? {
                 Err(ending) => {
                     summary.ending = ending;
@@ -184,7 +185,6 @@ fn ask(
                 }
             }
         };
-        let parts = cache.parts(&manifest)?;
         let limits = job.teacher.describe().batch;
         let concurrency = concurrency(job);
         let queue = source::start(
@@ -195,7 +195,15 @@ fn ask(
             limits,
             2 * concurrency,
         );
-        let driver = Driver::new(job, cache, manifest, Arc::clone(&parts), reserve, summary);
+        let driver = Driver::new(
+            runtime,
+            job,
+            cache,
+            manifest,
+            Arc::clone(&parts),
+            reserve,
+            summary,
+        );
         runtime.block_on(driver.run(queue, concurrency, first, stop))?;
         parts.compact()?;
         if summary.ending == Ending::Complete {
@@ -292,14 +300,4 @@ fn record(
         error.tries = tries;
         error
     })
-}
-
-/// Parts of replies of a cache that has no manifest yet.
-fn first_parts(job: &Job, cache: &Cache) -> Result<Parts, Error> {
-    let teacher = &job.teacher.describe().identity;
-    Ok(Parts::open(
-        &cache.place().work,
-        teacher,
-        job.plan.identity(),
-    )?)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schemas::{Manifest, TeacherRecord};
 
-use super::{Ending, Job, first_parts, new_manifest, record};
+use super::{Ending, Job, new_manifest, record};
 use crate::cache::{Cache, Key};
 use crate::error::Error;
 use crate::failures::Failure;
@@ -18,7 +18,7 @@ pub(super) struct Probe {
     plan: Arc<Plan>,
     teacher: Arc<dyn Teacher>,
     config: crate::config::CacheConfig,
-    parts: Parts,
+    parts: Arc<Parts>,
     stop: Stop,
 }
 
@@ -29,14 +29,14 @@ pub(super) struct Found {
 }
 
 impl Probe {
-    pub(super) fn new(job: &Job, cache: &Cache, stop: &Stop) -> Result<Self, Error> {
-        Ok(Self {
+    pub(super) fn new(job: &Job, parts: Arc<Parts>, stop: &Stop) -> Self {
+        Self {
             plan: Arc::clone(&job.plan),
             teacher: Arc::clone(&job.teacher),
             config: job.cache.clone(),
-            parts: first_parts(job, cache)?,
+            parts,
             stop: stop.clone(),
-        })
+        }
     }
 
     /// Asks about one row after the other until one is answered. The reply is kept as that row's: it was paid for.
@@ -86,7 +86,7 @@ impl Probe {
         let request = &pending.request;
         let mut answers = self
             .teacher
-            .query(std::slice::from_ref(request), &self.parts)
+            .query(std::slice::from_ref(request), self.parts.as_ref())
             .await?;
         let reply = answers
             .replies

@@ -45,8 +45,9 @@ impl Known {
     pub fn repeated(&mut self) -> Result<(u64, Vec<Key>), schemas::Error> {
         const NUM_SHOWN: usize = 3;
         let (mut num, mut first) = (0, Vec::new());
+        let mut keys = Vec::new();
         for part in 0..NUM_PARTS {
-            let mut keys = self.keys.part(part)?;
+            self.keys.part(part, &mut keys)?;
             keys.retain(|key| key[20] == 1);
             keys.sort_unstable();
             for pair in keys.windows(2).filter(|pair| pair[0] == pair[1]) {

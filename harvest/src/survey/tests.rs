@@ -143,3 +143,19 @@ fn a_data_set_that_changes_meanwhile_is_told_from_the_one_surveyed() {
         assert!(matches!(error, Error::DatasetChanged { .. }), "{error}");
     }
 }
+
+#[test]
+fn every_draw_is_copied_and_none_is_asked_twice() {
+    let (folder, _) = project(&[(1, 1), (1, 2)]);
+    let path = folder.path().join("h.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("draws = 2", "draws = 130")).unwrap();
+    let plan = Plan::open(&Config::read(&path).unwrap(), 0, None).unwrap();
+    let mut known = Known::default();
+    for draw in 0..130 {
+        known.committed((id(1, 2), draw)).unwrap();
+    }
+    let survey = plan.survey(&mut known).unwrap();
+    assert_eq!((survey.num_missing, survey.num_requests()), (130, 0));
+    assert_eq!(survey.copies()[&(id(1, 2), 129)], [id(1, 1)]);
+}

@@ -12,9 +12,6 @@ use crate::spill::{NUM_PARTS, Spill};
 /// Digest of what a row's request says, 128 bits.
 pub(crate) type RequestDigest = [u8; 16];
 
-/// Draws of which is known whether they are committed when equal requests are looked for.
-const NUM_SHARED_DRAWS: u32 = 64;
-
 /// Rows of a data set as they are read: id, digest of the request, position.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
@@ -113,10 +110,13 @@ impl Rows {
             blocks: std::mem::take(&mut self.blocks),
             ..Wanted::default()
         };
-        let mut by_digest = Spill::<48>::default();
+        let mut by_digest = Spill::<40>::default();
+        let (mut rows, mut keys) = (Vec::new(), Vec::new());
+        // One bit for each position and draw, as long as rows are compared.
+        let mut present = Bits::new(self.num_positions * u64::from(draws));
         for part in 0..NUM_PARTS {
-            let mut rows = self.by_id.part(part)?;
-            let mut keys = known.keys.part(part)?;
+            self.by_id.part(part, &mut rows)?;
+            known.keys.part(part, &mut keys)?;
             rows.sort_unstable();
             keys.sort_unstable();
             let mut keys = keys.iter().map(known::unpack).peekable();
@@ -125,7 +125,6 @@ impl Rows {
                 wanted.num_duplicates += same.len() as u64 - 1;
                 let row = Row::unpack(&same[0]);
                 while keys.next_if(|((id, _), _)| *id < row.id).is_some() {}
-                let mut committed = 0_u64;
                 let mut settled = vec![None; draws as usize];
                 while let Some(((_, draw), is_committed)) =
                     keys.next_if(|((id, _), _)| *id == row.id)
@@ -135,54 +134,55 @@ impl Rows {
                         *settled = Some(settled.unwrap_or(false) | is_committed);
                     }
                 }
-                for (draw, settled) in (0..draws).zip(settled) {
+                let first = row.position * u64::from(draws);
+                for (bit, settled) in (first..).zip(settled) {
                     match settled {
-                        None => wanted
-                            .pending
-                            .set(row.position * u64::from(draws) + u64::from(draw)),
-                        Some(true) => {
-                            wanted.num_present += 1;
-                            if draw < NUM_SHARED_DRAWS {
-                                committed |= 1 << draw;
-                            }
-                        }
+                        None => wanted.pending.set(bit),
+                        Some(true) => present.set(bit),
                         Some(false) => wanted.num_failed += 1,
                     }
                 }
-                by_digest.push(row.by_digest(committed))?;
+                by_digest.push(row.by_digest())?;
             }
         }
-        wanted.share(by_digest, draws)?;
+        drop(self);
+        wanted.num_present = present.num_set();
+        wanted.share(by_digest, &present, draws)?;
         Ok(wanted)
     }
 }
 
 impl Wanted {
     /// Of rows whose requests say the same, one is asked about and the others copy its reply.
-    fn share(&mut self, mut rows: Spill<48>, draws: u32) -> Result<(), schemas::Error> {
+    fn share(
+        &mut self,
+        mut by_digest: Spill<40>,
+        present: &Bits,
+        draws: u32,
+    ) -> Result<(), schemas::Error> {
+        let mut rows = Vec::new();
         for part in 0..NUM_PARTS {
-            let mut rows = rows.part(part)?;
+            by_digest.part(part, &mut rows)?;
             rows.sort_unstable();
             let same = rows.chunk_by(|a, b| a[..16] == b[..16]);
             for same in same.filter(|same| same.len() > 1) {
-                let same: Vec<(Row, u64)> = same.iter().map(Row::unpack_by_digest).collect();
+                let same: Vec<Row> = same.iter().map(Row::unpack_by_digest).collect();
                 for draw in 0..draws {
-                    self.share_draw(&same, draw, draws);
+                    self.share_draw(&same, present, draw, draws);
                 }
             }
         }
         Ok(())
     }
 
-    fn share_draw(&mut self, same: &[(Row, u64)], draw: u32, draws: u32) {
+    fn share_draw(&mut self, same: &[Row], present: &Bits, draw: u32, draws: u32) {
         let bit = |row: &Row| row.position * u64::from(draws) + u64::from(draw);
-        let is_committed = |committed: u64| draw < NUM_SHARED_DRAWS && committed >> draw & 1 == 1;
-        let committed = same.iter().find(|(_, mask)| is_committed(*mask));
-        let first_pending = same.iter().find(|(row, _)| self.pending.get(bit(row)));
-        let Some((source, _)) = committed.or(first_pending) else {
+        let committed = same.iter().find(|row| present.get(bit(row)));
+        let first_pending = same.iter().find(|row| self.pending.get(bit(row)));
+        let Some(source) = committed.or(first_pending) else {
             return;
         };
-        for (row, _) in same {
+        for row in same {
             if row.id != source.id && self.pending.get(bit(row)) {
                 self.pending.clear(bit(row));
                 self.num_copies += 1;
@@ -213,26 +213,22 @@ impl Row {
         }
     }
 
-    /// Digest, position, id, and which draws are committed.
-    fn by_digest(&self, committed: u64) -> [u8; 48] {
-        let mut record = [0; 48];
+    /// Digest, position, id.
+    fn by_digest(&self) -> [u8; 40] {
+        let mut record = [0; 40];
         record[..16].copy_from_slice(&self.digest);
         record[16..24].copy_from_slice(&self.position.to_be_bytes());
-        record[24..40].copy_from_slice(self.id.as_bytes());
-        record[40..].copy_from_slice(&committed.to_be_bytes());
+        record[24..].copy_from_slice(self.id.as_bytes());
         record
     }
 
-    fn unpack_by_digest(record: &[u8; 48]) -> (Self, u64) {
-        let part = |range: std::ops::Range<usize>| &record[range];
-        let row = Self {
-            digest: part(0..16).try_into().expect("16 bytes"),
-            position: u64::from_be_bytes(part(16..24).try_into().expect("8 bytes")),
-            id: ExampleId::from(<[u8; 16]>::try_from(part(24..40)).expect("16 bytes")),
-        };
-        (
-            row,
-            u64::from_be_bytes(part(40..48).try_into().expect("8 bytes")),
-        )
+    fn unpack_by_digest(record: &[u8; 40]) -> Self {
+        let (digest, rest) = record.split_first_chunk().expect("40 bytes");
+        let (position, id) = rest.split_first_chunk::<8>().expect("24 bytes");
+        Self {
+            digest: *digest,
+            position: u64::from_be_bytes(*position),
+            id: ExampleId::from(<[u8; 16]>::try_from(id).expect("16 bytes")),
+        }
     }
 }

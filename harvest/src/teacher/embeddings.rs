@@ -1,8 +1,9 @@
 //! Any OpenAI-compatible `/v1/embeddings` endpoint: one vector a text or, where the server takes them, a picture.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use futures::future::BoxFuture;
 use schemas::{Provenance, SignalValue, TeacherIdentity};
@@ -15,12 +16,13 @@ use super::generated::most;
 use super::http::{Endpoint, KeyHeader};
 use super::media::Media;
 use super::options::{Options, Settings};
-use super::vector::Pool;
+use super::vector::{Embedding, Pool};
 use super::{
     Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Reply, Request,
     Teacher, TeacherError, TeacherKind, Usage,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
+use crate::observed::Observed;
 
 /// The most inputs that the protocol takes in one request.
 const MAX_BATCH: usize = 2048;
@@ -72,6 +74,22 @@ pub(super) enum Encoding {
     Float,
     /// Little-endian f32 in base64: a quarter of the bytes.
     Base64,
+}
+
+impl Encoding {
+    /// As the protocol calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Base64 => "base64",
+        }
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 fn default_batch_tokens() -> NonZeroUsize {
@@ -146,6 +164,7 @@ impl Configured {
             &self.server,
             &self.own,
             Media::new(context)?,
+            Arc::clone(&context.watch.observed),
         ))
     }
 }
@@ -170,6 +189,9 @@ struct Embeddings {
     description: Description,
     own: EmbeddingsConfig,
     media: Media,
+    observed: Arc<Observed>,
+    /// Whether it was told that vectors came as numbers, and as base64.
+    told: [Once; 2],
 }
 
 #[derive(Serialize)]
@@ -204,7 +226,12 @@ impl<'a> Input<'a> {
 }
 
 impl Embeddings {
-    fn new(server: &ServerConfig, own: &EmbeddingsConfig, media: Media) -> Self {
+    fn new(
+        server: &ServerConfig,
+        own: &EmbeddingsConfig,
+        media: Media,
+        observed: Arc<Observed>,
+    ) -> Self {
         let mut settings = Settings::new("dimensions", own.dimensions);
         settings.add("pool", own.pool);
         settings.add(
@@ -232,7 +259,33 @@ impl Embeddings {
             ),
             own: own.clone(),
             media,
+            observed,
+            told: [const { Once::new() }; 2],
         }
+    }
+
+    /// Tells how the vectors of a reply are written, the first time that they are written so.
+    fn observe(&self, embeddings: &[Embedding]) {
+        let mut written = embeddings.iter().filter_map(|embedding| match embedding {
+            Embedding::Pooled(_) | Embedding::PerToken(_) => Some(Encoding::Float),
+            Embedding::Encoded(_) => Some(Encoding::Base64),
+            Embedding::Unusable(_) => None,
+        });
+        let Some(came) = written.next() else { return };
+        self.told[came as usize].call_once(|| {
+            let asked = self.own.encoding;
+            let outcome = if asked == came {
+                format!("{came}, as asked for")
+            } else {
+                format!("{came}, although {asked} was asked for")
+            };
+            let model = &self.description.identity.model;
+            if asked != came {
+                tracing::warn!("`{model}` writes vectors as {outcome}: they are understood");
+            }
+            self.observed
+                .note("encoding", format!("{model}: {outcome}"));
+        });
     }
 
     async fn write(&self, requests: &[Request]) -> Result<Vec<u8>, TeacherError> {
@@ -268,10 +321,7 @@ impl Embeddings {
             model: &self.description.identity.model,
             input,
             messages,
-            encoding_format: match self.own.encoding {
-                Encoding::Float => "float",
-                Encoding::Base64 => "base64",
-            },
+            encoding_format: self.own.encoding.name(),
             dimensions: self.own.dimensions,
             options: &self.own.options,
         };
@@ -305,6 +355,7 @@ impl Exchange for Embeddings {
 
     fn parse(&self, requests: &[Request], reply: &[u8]) -> Result<Answers, TeacherError> {
         let reply = EmbeddingsReply::parse(reply, requests.len())?;
+        self.observe(&reply.embeddings);
         let tokens = reply.tokens_in.map(|total| apportion(total, requests));
         let rows = reply
             .embeddings

@@ -1,20 +1,31 @@
 //! One place that sends requests: size cap, redirects, secrets, and the class of every failure.
 
+mod base_url;
+mod error_body;
+mod headers;
+
 use std::error::Error as _;
 use std::fmt;
 use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
-use serde::Deserialize;
 
 use super::class::{ErrorClass, Sent, TeacherError};
 use super::hints::RateHints;
 use super::retry_header::{retry_after, should_retry};
 use crate::config::ServerConfig;
-use crate::secret::{Secret, SecretName};
+use crate::secret::Secret;
+
+use error_body::{ErrorBody, never_retried};
+use headers::headers;
+
+pub use base_url::BaseUrl;
+pub(super) use base_url::is_loopback;
+pub(super) use error_body::shorten;
+pub(crate) use headers::KeyHeader;
 
 const MAX_REDIRECTS: usize = 5;
 /// Idle connections are closed before servers close theirs, commonly after 5 seconds: a request that meets the closing
@@ -22,82 +33,6 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Bytes of the shortest secret that is taken out of replies, and not of errors alone.
 const MIN_SECRET_BYTES: usize = 8;
-/// Characters of a server's message that are kept.
-const MAX_MESSAGE_CHARS: usize = 300;
-
-/// The base address of an API, such as `https://api.openai.com/v1`. It holds no secret.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct BaseUrl(Url);
-
-impl TryFrom<String> for BaseUrl {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let url = Url::parse(&text).map_err(|error| format!("not an address: {error}"))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err("expected an address that starts with http:// or https://".into());
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(
-                "an address carries no user or password: name a variable in `api_key_env`".into(),
-            );
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("an address carries no query or fragment: name a variable for a key in `api_key_env`".into());
-        }
-        Ok(Self(url))
-    }
-}
-
-impl fmt::Debug for BaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-impl BaseUrl {
-    fn endpoint(&self, segments: &[String]) -> Url {
-        let mut url = self.0.clone();
-        url.path_segments_mut()
-            .expect("http addresses have a path")
-            .pop_if_empty()
-            .extend(segments);
-        url
-    }
-
-    /// The host, with the port where it is not the scheme's own.
-    pub(super) fn host(&self) -> String {
-        let host = self.0.host_str().unwrap_or_default();
-        match self.0.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.0.host_str().is_some_and(is_loopback)
-    }
-}
-
-/// Whether a host, as an address writes it, is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
-    match host {
-        "localhost" | "[::1]" => true,
-        host => host
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback()),
-    }
-}
-
-/// How a server is told the key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum KeyHeader {
-    /// `Authorization: Bearer <key>`
-    Bearer,
-    /// The key alone, in the header of this name.
-    Named(&'static str),
-}
 
 /// A reply with a status of success.
 #[derive(Debug)]
@@ -139,7 +74,7 @@ impl Endpoint {
             .redirect(Policy::custom(same_origin_only))
             .user_agent(concat!("armada-harvest/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers);
-        if server.url.0.scheme() == "http" {
+        if server.url.is_plain() {
             // No certificate is ever checked, so a machine without a certificate store will do.
             builder = builder.tls_certs_only([]);
         }
@@ -400,57 +335,6 @@ pub(crate) fn install_tls() {
     });
 }
 
-/// The headers of every request; what is secret among them is added to `secrets`.
-fn headers(
-    server: &ServerConfig,
-    key_header: KeyHeader,
-    secrets: &mut Vec<Secret>,
-) -> Result<HeaderMap, TeacherError> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &server.headers {
-        let unusable = |what: &str| {
-            TeacherError::new(
-                ErrorClass::Deterministic,
-                format!("`headers`: {what} of `{name}` is not one that a header can have"),
-            )
-        };
-        let key = HeaderName::try_from(name.as_str()).map_err(|_| unusable("the name"))?;
-        let value = HeaderValue::try_from(value.as_str()).map_err(|_| unusable("the value"))?;
-        headers.insert(key, value);
-    }
-    let key = server.api_key_env.iter().map(|variable| match key_header {
-        KeyHeader::Bearer => ("authorization", "Bearer ", variable),
-        KeyHeader::Named(name) => (name, "", variable),
-    });
-    let further = server
-        .secret_headers
-        .iter()
-        .map(|(name, variable)| (name.as_str(), "", variable));
-    for (name, prefix, variable) in key.chain(further) {
-        let secret = variable.read().ok_or_else(|| unset(variable))?;
-        let refuse = |what: &str| TeacherError::new(ErrorClass::Credentials, what.to_owned());
-        let name = HeaderName::try_from(name)
-            .map_err(|_| refuse("`secret_headers` has a name that no header can have"))?;
-        let mut value = HeaderValue::try_from(format!("{prefix}{}", secret.expose()))
-            .map_err(|_| refuse("the key holds characters that a header cannot carry"))?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-        secrets.push(secret);
-    }
-    Ok(headers)
-}
-
-fn unset(variable: &SecretName) -> TeacherError {
-    let name = variable.as_str();
-    TeacherError::new(
-        ErrorClass::Credentials,
-        format!("the environment variable {name} is not set"),
-    )
-    .advise(format!(
-        "export {name} with the key, or leave its name out of the configuration"
-    ))
-}
-
 /// Credentials belong to one host: scheme, host and port must stay.
 fn same_origin_only(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     if attempt.previous().len() > MAX_REDIRECTS {
@@ -488,11 +372,6 @@ fn innermost<'a>(
     wrapped.map_or(error, |inner| innermost(inner))
 }
 
-/// Statuses that the same request earns again, whatever the server's headers say.
-fn never_retried(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 413 | 422 | 501)
-}
-
 /// The error with its causes: the outermost message of an HTTP client seldom says why.
 pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
@@ -505,88 +384,6 @@ pub(super) fn causes(error: &reqwest::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// What a server says about a refused request.
-struct ErrorBody {
-    message: String,
-    /// Machine-readable names, where there are some.
-    names: String,
-    /// When to ask again, where the body says it: Google's does, and the headers beside it do not.
-    retry_delay: Option<Duration>,
-}
-
-impl ErrorBody {
-    fn read(reply: &[u8]) -> Self {
-        let Ok(json) = serde_json::from_slice::<serde_json::Value>(reply) else {
-            return Self {
-                message: shorten(&String::from_utf8_lossy(reply)),
-                names: String::new(),
-                retry_delay: None,
-            };
-        };
-        let inner = json
-            .get("error")
-            .filter(|error| error.is_object())
-            .unwrap_or(&json);
-        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-        let message = ["message", "detail", "error"]
-            .into_iter()
-            .filter_map(|key| inner.get(key))
-            .find(|value| !value.is_null())
-            .map(|value| text(value).unwrap_or_else(|| value.to_string()));
-        let names = ["code", "type", "error_type", "status"]
-            .into_iter()
-            .filter_map(|key| text(inner.get(key)?));
-        // Google says what is wrong in a list of details.
-        let details = inner.get("details").and_then(serde_json::Value::as_array);
-        let details = details.into_iter().flatten();
-        let reasons = details
-            .clone()
-            .filter_map(|detail| text(detail.get("reason")?));
-        let delay = |detail: &serde_json::Value| {
-            let seconds = detail.get("retryDelay")?.as_str()?.strip_suffix('s')?;
-            Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
-        };
-        let names: Vec<String> = names.chain(reasons).collect();
-        Self {
-            message: shorten(&message.unwrap_or_else(|| json.to_string())),
-            names: names.join(" "),
-            retry_delay: details.clone().find_map(delay),
-        }
-    }
-
-    fn is_context_overflow(&self) -> bool {
-        ["context_length", "exceed_context", "context_window"]
-            .into_iter()
-            .any(|name| self.names.contains(name))
-    }
-
-    fn class(&self, status: StatusCode) -> ErrorClass {
-        let named = |names: &[&str]| names.iter().any(|name| self.names.contains(name));
-        if self.is_context_overflow() {
-            return ErrorClass::Deterministic;
-        }
-        match status.as_u16() {
-            400 if named(&["API_KEY_INVALID"]) => ErrorClass::Credentials,
-            402 => ErrorClass::Quota,
-            429 if named(&["insufficient_quota", "billing"]) => ErrorClass::Quota,
-            429 if named(&["overload"]) => ErrorClass::Overload,
-            429 => ErrorClass::Rate,
-            403 if named(&["content", "moderation"]) => ErrorClass::Deterministic,
-            401 | 403 => ErrorClass::Credentials,
-            503 | 529 => ErrorClass::Overload,
-            501 => ErrorClass::Deterministic,
-            // text-embeddings-inference says 424 where its backend failed.
-            408 | 409 | 424 | 500..=599 => ErrorClass::Transient,
-            _ => ErrorClass::Deterministic,
-        }
-    }
-}
-
-/// `text` on one line, cut where it is long.
-pub(super) fn shorten(text: &str) -> String {
-    crate::failures::shorten(text, MAX_MESSAGE_CHARS)
 }
 
 #[cfg(test)]
@@ -624,24 +421,5 @@ mod tests {
         };
         assert_eq!(without("EMPTY", "the box is EMPTY"), "the box is EMPTY");
         assert_eq!(without("sk-TOPSECRET", "no sk-TOPSECRET"), "no REDACTED");
-    }
-
-    #[test]
-    fn loopback_addresses_are_known() {
-        let is_loopback = |url: &str| BaseUrl::try_from(url.to_owned()).unwrap().is_loopback();
-        assert!(
-            [
-                "http://127.0.0.2:1/v1",
-                "http://localhost/v1",
-                "http://[::1]:8/"
-            ]
-            .into_iter()
-            .all(is_loopback)
-        );
-        assert!(
-            !["http://10.0.0.1/v1", "https://api.openai.com/v1"]
-                .into_iter()
-                .any(is_loopback)
-        );
     }
 }

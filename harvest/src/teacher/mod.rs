@@ -4,7 +4,7 @@
 //! batch, [`Gate`] keeps rate and budget.
 
 mod anthropic;
-mod batch;
+pub(crate) mod batch;
 mod chat;
 mod class;
 mod command;
@@ -35,6 +35,7 @@ mod paid;
 mod retry;
 mod retry_header;
 mod several;
+pub mod sight;
 mod sketch;
 mod tei;
 #[cfg(test)]
@@ -334,6 +335,17 @@ pub trait TeacherKind: fmt::Debug + Send + Sync {
     /// # Errors
     /// A [`TeacherError`] where a secret is missing or the client cannot be set up.
     fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError>;
+
+    /// The teacher that this one hands pictures on to, where there is one, opened by itself.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn encoder(
+        &self,
+        _context: &OpenContext<'_>,
+    ) -> Result<Option<Arc<dyn Teacher>>, TeacherError> {
+        Ok(None)
+    }
 }
 
 /// What opening a teacher takes besides its own section.

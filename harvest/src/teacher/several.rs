@@ -66,14 +66,36 @@ impl Several {
         }
     }
 
+    /// What the teacher at `index` is asked of a request.
+    pub fn part_of(request: &Request, index: usize) -> Request {
+        let own = Request::text(request.id, request.draw, "");
+        match index
+            .checked_sub(1)
+            .and_then(|index| request.further.get(index))
+        {
+            None => Request {
+                prompt: request.prompt.clone(),
+                image: request.image.clone(),
+                ..own
+            },
+            Some((prompt, image)) => Request {
+                prompt: prompt.clone(),
+                image: image.clone(),
+                ..own
+            },
+        }
+    }
+
     async fn ask(&self, requests: &[Request], paid: &dyn Paid) -> Result<Answers, TeacherError> {
         let parts = self
             .teachers
             .iter()
             .enumerate()
             .map(|(index, (name, teacher))| {
-                let own: Vec<Request> =
-                    requests.iter().map(|request| own(request, index)).collect();
+                let own: Vec<Request> = requests
+                    .iter()
+                    .map(|request| Self::part_of(request, index))
+                    .collect();
                 async move { ask_one(name, teacher.as_ref(), &own, paid).await }
             });
         let parts = join_all(parts).await;
@@ -94,26 +116,6 @@ impl Several {
         }
         let replies: Vec<_> = rows.into_iter().map(|row| row.map(whole)).collect();
         Ok(replies.into())
-    }
-}
-
-/// What the teacher at `index` is asked.
-fn own(request: &Request, index: usize) -> Request {
-    let own = Request::text(request.id, request.draw, "");
-    match index
-        .checked_sub(1)
-        .and_then(|index| request.further.get(index))
-    {
-        None => Request {
-            prompt: request.prompt.clone(),
-            image: request.image.clone(),
-            ..own
-        },
-        Some((prompt, image)) => Request {
-            prompt: prompt.clone(),
-            image: image.clone(),
-            ..own
-        },
     }
 }
 

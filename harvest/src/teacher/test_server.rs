@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{OpenContext, Paid, Reply, Request, Teacher, TeacherError, TeacherKind};
 use crate::config::{CommonConfig, Config, RunConfig, Source, TeacherEntry};
+use crate::reporter::Watch;
 use crate::stop::Stop;
 
 /// One request as the server saw it.
@@ -111,6 +112,23 @@ pub(super) fn open_once(keys: &str) -> Arc<dyn Teacher> {
         &run,
         &task,
         folder.path(),
+        &Watch::default(),
+    )
+    .unwrap()
+}
+
+/// The teacher that has these keys, and tells `watch` what it sees.
+pub(super) fn open_watched(keys: &str, watch: &Watch) -> Arc<dyn Teacher> {
+    let (entry, run) = configure(keys).unwrap();
+    let task = Task::builtin("sst2").unwrap();
+    let folder = Path::new(".");
+    open_kind(
+        entry.kind.as_ref(),
+        &entry.common,
+        &run,
+        &task,
+        folder,
+        watch,
     )
     .unwrap()
 }
@@ -119,7 +137,27 @@ pub(super) fn open_once(keys: &str) -> Arc<dyn Teacher> {
 pub(super) fn open_in(folder: &Path, keys: &str) -> Result<Arc<dyn Teacher>, TeacherError> {
     let (entry, run) = configure(keys).unwrap();
     let task = Task::builtin("sst2").unwrap();
-    open_kind(entry.kind.as_ref(), &entry.common, &run, &task, folder)
+    let watch = Watch::default();
+    open_kind(
+        entry.kind.as_ref(),
+        &entry.common,
+        &run,
+        &task,
+        folder,
+        &watch,
+    )
+}
+
+/// The teacher that has these keys, which takes data URIs in place of names of pictures.
+pub(super) fn open_inline(folder: &Path, keys: &str) -> Result<Arc<dyn Teacher>, TeacherError> {
+    let (entry, run) = configure(keys).unwrap();
+    let task = Task::builtin("sst2").unwrap();
+    let common = CommonConfig {
+        inline_images: true,
+        ..entry.common
+    };
+    let watch = Watch::default();
+    open_kind(entry.kind.as_ref(), &common, &run, &task, folder, &watch)
 }
 
 fn open_kind(
@@ -128,6 +166,7 @@ fn open_kind(
     run: &RunConfig,
     task: &Task,
     folder: &Path,
+    watch: &Watch,
 ) -> Result<Arc<dyn Teacher>, TeacherError> {
     kind.open(&OpenContext {
         common,
@@ -135,7 +174,7 @@ fn open_kind(
         task,
         data_folder: folder.to_owned(),
         state_folder: folder.to_owned(),
-        watch: crate::reporter::Watch::default(),
+        watch: watch.clone(),
         stop: Stop::default(),
     })
 }

@@ -31,8 +31,10 @@ pub(super) enum Pool {
 /// What a server wrote for one input, not checked yet.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Embedding {
-    /// One vector.
+    /// One vector, in numbers.
     Pooled(Vec<f32>),
+    /// One vector, in base64.
+    Encoded(Vec<f32>),
     /// One vector for each token.
     PerToken(Vec<Vec<f32>>),
     /// Text that is no vector, with the reason.
@@ -52,7 +54,7 @@ impl Embedding {
     ) -> Result<Vec<f32>, TeacherError> {
         let unusable = |problem: String| TeacherError::new(ErrorClass::Deterministic, problem);
         let vector = match (self, pool) {
-            (Self::Pooled(vector), _) => vector,
+            (Self::Pooled(vector) | Self::Encoded(vector), _) => vector,
             (Self::PerToken(vectors), Some(pool)) => pooled(vectors, pool).map_err(unusable)?,
             (Self::PerToken(_), None) => {
                 return Err(unusable("one vector per token came back".into()).advise(
@@ -147,7 +149,7 @@ impl<'de> Visitor<'de> for EmbeddingVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Embedding, E> {
-        Ok(from_base64(text).map_or_else(Embedding::Unusable, Embedding::Pooled))
+        Ok(from_base64(text).map_or_else(Embedding::Unusable, Embedding::Encoded))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Embedding, E> {

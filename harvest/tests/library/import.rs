@@ -326,3 +326,26 @@ fn parquet_with_missing_repeated_or_unknown_parts_is_refused() {
         "the data set has no field `label`"
     );
 }
+
+/// Bytes are changed in turn until one makes the Parquet reader itself panic.
+#[test]
+fn a_damaged_parquet_file_is_refused_by_name() {
+    let config = format!("{PARQUET}id_column = \"key\"\nid_field = \"text\"\n");
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["one", "two", "three"]));
+    let damage = |at: usize| {
+        let project = Project::new(&TEXTS, &config);
+        write_parquet(&project, Arc::clone(&keys), lists(&[[1.0, 1.5]; 3]));
+        let path = project.path("features.parquet");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] = 0;
+        std::fs::write(&path, bytes).unwrap();
+        let error = run(&project).err()?;
+        let is_panic = error.to_string().contains("pages cannot be decoded");
+        is_panic.then_some((project, error))
+    };
+    let found = (0..100).find_map(damage);
+    let (project, error) = found.expect("a change reaches the decoder");
+    assert!(error.to_string().contains("features.parquet"), "{error}");
+    assert!(error.hint().is_some());
+    assert_eq!(project.files(), Vec::<String>::new());
+}

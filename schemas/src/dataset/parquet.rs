@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::row::{Column, Row, Rows, Value};
 use crate::error::Error;
-use crate::shard::check_chunks;
+use crate::parquet_file;
 
 const ROWS_PER_BATCH: usize = 1024;
 
@@ -25,11 +25,8 @@ pub(super) fn open(path: &Path, columns: &[Column]) -> Result<Rows, Error> {
         ),
     };
     let file = File::open(path).map_err(|source| Error::io(path, "read", source))?;
-    let metadata = file.metadata();
-    let metadata = metadata.map_err(|source| Error::io(path, "read", source))?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(error.to_string()))?;
-    check_chunks(builder.metadata(), metadata.len()).map_err(bad)?;
+    let metadata = parquet_file::open(&file).map_err(bad)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
     let fields = builder.schema().fields();
     let header: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
     let indices = columns
@@ -47,18 +44,15 @@ pub(super) fn open(path: &Path, columns: &[Column]) -> Result<Rows, Error> {
         .iter()
         .map(|index| index.map(|index| header[index].clone()))
         .collect();
-    let batches = builder
+    let builder = builder
         .with_projection(mask)
-        .with_batch_size(ROWS_PER_BATCH)
-        .build()
-        .map_err(|error| bad(error.to_string()))?;
+        .with_batch_size(ROWS_PER_BATCH);
+    let batches = parquet_file::rows(builder).map_err(bad)?;
 
     let path = path.to_owned();
     let mut num_rows_before = 0;
     Ok(Box::new(batches.flat_map(move |batch| {
-        let rows = batch
-            .map_err(|error| error.to_string())
-            .and_then(|batch| rows_of(&batch, &names, num_rows_before));
+        let rows = batch.and_then(|batch| rows_of(&batch, &names, num_rows_before));
         match rows {
             Ok(rows) => {
                 num_rows_before += rows.len() as u64;
@@ -67,7 +61,7 @@ pub(super) fn open(path: &Path, columns: &[Column]) -> Result<Rows, Error> {
             Err(error) => vec![Err(Error::BadDataset {
                 path: path.clone(),
                 problem: format!("the batch from row {} on: {error}", num_rows_before + 1),
-                hint: None,
+                hint: Some("copy the file again from where it came, or write it again".into()),
             })],
         }
     })))

@@ -284,3 +284,35 @@ proptest! {
         prop_assert_eq!(read, rows);
     }
 }
+
+/// Every byte of a file is changed in turn. Some of the changes make the Parquet reader itself panic.
+#[test]
+fn a_damaged_parquet_file_is_refused_by_name() {
+    let texts = ["one", "two", "two", "three"];
+    let whole = parquet_bytes(vec![
+        (
+            "left",
+            Arc::new(StringArray::from(texts.to_vec())) as ArrayRef,
+        ),
+        ("right", Arc::new(LargeStringArray::from(texts.to_vec()))),
+        ("label", Arc::new(Int64Array::from(vec![0, 1, 1, 0]))),
+    ]);
+    let folder = folder(&[]);
+    let path = folder.path().join("train.parquet");
+    let mut undecodable = 0;
+    for at in 0..whole.len() {
+        for value in [0, 0x7f] {
+            let mut damaged = whole.clone();
+            damaged[at] = value;
+            fs::write(&path, &damaged).unwrap();
+            let dataset = open(folder.path()).unwrap();
+            let Err(error) = dataset.read(&Split::train(), &mut SkipBadRows::new(4)) else {
+                continue;
+            };
+            assert!(error.to_string().contains("train.parquet"), "{error}");
+            assert!(error.hint().is_some(), "{error}");
+            undecodable += u32::from(error.to_string().contains("pages cannot be decoded"));
+        }
+    }
+    assert!(undecodable > 0, "no change reached the decoder's panics");
+}

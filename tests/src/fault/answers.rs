@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::pictures;
 use super::schedule::{Fault, LASTING};
 use super::wire::Outgoing;
 use crate::server::embedding;
@@ -15,6 +16,29 @@ pub fn tokens(text: &str) -> u64 {
 
 /// Tokens that a chat server counts for its reply.
 pub const REPLY_TOKENS: u64 = 2;
+
+/// What a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Endpoint {
+    /// Vectors of texts, or of pictures that this server made.
+    Embeddings,
+    /// A reply to a chat.
+    Chat,
+    /// A picture of a text.
+    Pictures,
+}
+
+/// The model whose vectors are the plain ones.
+const PLAIN_MODEL: &str = "numbers";
+
+/// The vector that a model makes of a text, or of the picture of it.
+pub fn vector(model: &str, text: &str) -> Vec<f32> {
+    if model == PLAIN_MODEL {
+        embedding(text)
+    } else {
+        embedding(&format!("{model} {text}"))
+    }
+}
 
 /// The reply of the chat endpoint.
 pub fn reply_text(prompt: &str, seed: Option<u64>) -> String {
@@ -106,7 +130,7 @@ impl Poison {
     }
 
     /// The answer to a request that holds a text of this poison; `None` where the rest of the request is answered.
-    fn refusal(self, is_chat: bool) -> Option<Outgoing> {
+    fn refusal(self, endpoint: Endpoint) -> Option<Outgoing> {
         let error = |status, code: &str, message: &str| {
             Outgoing::json(
                 status,
@@ -128,7 +152,9 @@ impl Poison {
             Self::NotImplemented => {
                 error(501, "not_supported_error", "this server does not do that")
             }
-            Self::ContentFilter if !is_chat => error(400, "content_filter", "the filter says no"),
+            Self::ContentFilter if endpoint != Endpoint::Chat => {
+                error(400, "content_filter", "the filter says no")
+            }
             _ => return None,
         })
     }
@@ -137,9 +163,10 @@ impl Poison {
 /// What is asked, as far as it matters here.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Question {
+    pub(super) endpoint: Endpoint,
+    pub(super) model: String,
     pub(super) texts: Vec<String>,
     pub(super) seed: Option<u64>,
-    pub(super) is_chat: bool,
 }
 
 impl Question {
@@ -147,25 +174,34 @@ impl Question {
     pub(super) fn read(path: &str, body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Body {
+            #[serde(default)]
+            model: String,
             input: Option<Value>,
             messages: Option<Vec<Value>>,
+            prompt: Option<String>,
             seed: Option<u64>,
         }
         let body: Body = serde_json::from_slice(body).ok()?;
-        let is_chat = path.ends_with("/chat/completions");
-        let texts = match (is_chat, body.input, body.messages) {
-            (true, None, Some(messages)) => {
-                let content = messages.last()?.get("content")?;
-                vec![content.as_str()?.to_owned()]
-            }
-            (false, Some(Value::String(text)), None) => vec![text],
-            (false, Some(texts), None) => serde_json::from_value(texts).ok()?,
-            _ => return None,
+        let (endpoint, texts) = if path.ends_with("/chat/completions") {
+            let content = body.messages?.pop()?.get("content")?.as_str()?.to_owned();
+            (Endpoint::Chat, vec![content])
+        } else if path.ends_with("/images/generations") {
+            (Endpoint::Pictures, vec![body.prompt?])
+        } else if path.ends_with("/embeddings") {
+            let texts: Vec<String> = match body.input? {
+                Value::String(text) => vec![text],
+                texts => serde_json::from_value(texts).ok()?,
+            };
+            let subjects = texts.into_iter().map(pictures::subject);
+            (Endpoint::Embeddings, subjects.collect())
+        } else {
+            return None;
         };
         Some(Self {
+            endpoint,
+            model: body.model,
             texts,
             seed: body.seed,
-            is_chat,
         })
     }
 
@@ -174,25 +210,33 @@ impl Question {
         // What refuses the whole request comes first.
         poisons()
             .find(|poison| {
-                matches!(poison, Poison::Lasting(_)) || poison.refusal(self.is_chat).is_some()
+                matches!(poison, Poison::Lasting(_)) || poison.refusal(self.endpoint).is_some()
             })
             .or_else(|| poisons().next())
     }
 
-    /// Tokens that an answer is billed for.
-    pub(super) fn tokens(&self) -> u64 {
+    /// Tokens that an answer is billed for: those of the question, and those of the answer.
+    pub(super) fn tokens(&self) -> (u64, u64) {
         let of_texts: u64 = self.texts.iter().map(|text| tokens(text)).sum();
-        of_texts + if self.is_chat { REPLY_TOKENS } else { 0 }
+        match self.endpoint {
+            Endpoint::Chat => (of_texts, REPLY_TOKENS),
+            Endpoint::Embeddings | Endpoint::Pictures => (of_texts, 0),
+        }
     }
 
-    /// The answer when nothing but the texts is wrong, and for each text whether it is a good one.
-    pub(super) fn answer(&self) -> (Outgoing, Vec<bool>) {
+    /// The answer when nothing but the texts is wrong, and for each text whether it is a good one. Pictures that are
+    /// not in the answer are to be had below `url`.
+    pub(super) fn answer(&self, url: &str) -> (Outgoing, Vec<bool>) {
         let none = vec![false; self.texts.len()];
         if let Some(refusal) = self
             .poison()
-            .and_then(|poison| poison.refusal(self.is_chat))
+            .and_then(|poison| poison.refusal(self.endpoint))
         {
             return (refusal, none);
+        }
+        if self.endpoint == Endpoint::Pictures {
+            let answer = pictures::answer(&self.texts[0], url, self.tokens().0);
+            return (Outgoing::json(200, &answer), vec![true]);
         }
         let poisons: Vec<_> = self.texts.iter().map(|text| Poison::of(text)).collect();
         let spoils_all = poisons.contains(&Some(Poison::NotANumber));
@@ -203,7 +247,7 @@ impl Question {
         };
         let mut answer = Outgoing::json(
             200,
-            &if self.is_chat {
+            &if self.endpoint == Endpoint::Chat {
                 self.chat()
             } else {
                 self.embeddings()
@@ -217,7 +261,8 @@ impl Question {
 
     fn embeddings(&self) -> Value {
         let items = self.texts.iter().enumerate().map(|(index, text)| {
-            let mut values: Vec<Value> = embedding(text).into_iter().map(Value::from).collect();
+            let values = vector(&self.model, text).into_iter();
+            let mut values: Vec<Value> = values.map(Value::from).collect();
             match Poison::of(text) {
                 Some(Poison::Width) => values.push(0.5.into()),
                 Some(Poison::Null) => values[0] = Value::Null,
@@ -227,9 +272,10 @@ impl Question {
             json!({"object": "embedding", "index": index, "embedding": values})
         });
         let items: Vec<Value> = items.collect();
+        let (tokens, _) = self.tokens();
         json!({
-            "object": "list", "model": "numbers", "data": items, "system_fingerprint": "fault",
-            "usage": {"prompt_tokens": self.tokens(), "total_tokens": self.tokens()},
+            "object": "list", "model": self.model, "data": items, "system_fingerprint": "fault",
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         })
     }
 

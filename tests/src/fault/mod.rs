@@ -4,12 +4,16 @@
 //! with a marker of a [`Poison`] by the text. The log judges a client: what was answered well must not be asked again.
 
 mod answers;
+mod batches;
 mod certificate;
+mod connection;
+mod pictures;
 mod schedule;
 mod server;
+mod spoil;
 mod wire;
 
-pub use answers::{Poison, REPLY_TOKENS, reply_text, reply_tokens, tokens};
+pub use answers::{Endpoint, Poison, REPLY_TOKENS, reply_text, reply_tokens, tokens, vector};
 pub use certificate::{Authority, Identity};
 pub use schedule::{Fault, LASTING, LimitHeader, Schedule};
 pub use server::{FaultServer, Sent};

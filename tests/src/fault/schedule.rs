@@ -57,6 +57,39 @@ pub enum Fault {
     InsufficientQuota,
 }
 
+impl Fault {
+    /// Whether the server does nothing of what it was asked to do.
+    pub(super) fn turns_away(self) -> bool {
+        matches!(
+            self,
+            Self::Limited(_)
+                | Self::Unavailable
+                | Self::Overloaded
+                | Self::Redirect
+                | Self::Unauthorized
+                | Self::PaymentRequired
+                | Self::InsufficientQuota
+        )
+    }
+
+    /// Whether the client gets a part of the answer at most.
+    pub(super) fn breaks_off(self) -> bool {
+        matches!(
+            self,
+            Self::ResetBeforeHeaders
+                | Self::ResetInHeaders
+                | Self::ResetInBody
+                | Self::TruncatedBody
+        )
+    }
+
+    /// Whether it can happen to a row of a batch.
+    pub(super) fn is_of_a_row(self) -> bool {
+        let passes = [Self::Html502, Self::Status500, Self::Unavailable];
+        self.breaks_off() || passes.contains(&self) || matches!(self, Self::Limited(_))
+    }
+}
+
 /// How a server says when to come back. The values are small: what matters is that each is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LimitHeader {

@@ -6,6 +6,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::schedule::Fault;
+use super::spoil::spoil;
+
 /// A connection that can be reset.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
     /// Makes dropping it send a reset, whatever was written before.
@@ -27,6 +30,7 @@ impl Socket for TlsStream<TcpStream> {
 /// A request that was read whole.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Incoming {
+    pub(super) method: String,
     pub(super) path: String,
     /// The head as it came, request line included.
     pub(super) head: String,
@@ -57,8 +61,14 @@ pub(super) async fn read_request(
     }
     let body = rest[head_end..head_end + length].to_vec();
     rest.drain(..head_end + length);
-    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-    Ok(Some(Incoming { path, head, body }))
+    let mut line = head.split(' ').map(str::to_owned);
+    let (method, path) = (line.next(), line.next());
+    Ok(Some(Incoming {
+        method: method.unwrap_or_default(),
+        path: path.unwrap_or_default(),
+        head,
+        body,
+    }))
 }
 
 /// A header's value.
@@ -92,6 +102,20 @@ impl Outgoing {
             headers: vec![("content-type", "text/html".to_owned())],
             body: format!("<!DOCTYPE html><html><body><h1>{text}</h1></body></html>"),
         }
+    }
+
+    /// A file of a picture.
+    pub(super) fn picture(file: String) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("content-type", "image/gif".to_owned())],
+            body: file,
+        }
+    }
+
+    /// The answer with the fault in it, where it is one of what is said.
+    pub(super) fn or_spoiled(self, fault: Option<Fault>) -> Self {
+        fault.and_then(|fault| spoil(fault, &self)).unwrap_or(self)
     }
 
     #[must_use]

@@ -101,6 +101,7 @@ fn an_upload_that_fails_leaves_the_file_and_no_object() {
     store.put_file("large", &file).unwrap();
     assert!(!file.exists());
     assert_eq!(store.list().unwrap()[0].num_bytes, 20 << 20);
+    assert_eq!(server.objects().bytes("cache/large"), vec![7; 20 << 20]);
 }
 
 #[test]

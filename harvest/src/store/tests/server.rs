@@ -108,6 +108,11 @@ impl Objects {
         self.by_key.keys().cloned().collect()
     }
 
+    /// What stands under a key.
+    pub(crate) fn bytes(&self, key: &str) -> Vec<u8> {
+        self.by_key[key].bytes.clone()
+    }
+
     /// Uploads that were begun and neither finished nor given up.
     pub(crate) fn num_uploads(&self) -> usize {
         self.uploads.len()

@@ -117,7 +117,7 @@ impl Driver {
                 Stage::Creating { file } => self.create(state, store, &name, file).await?,
                 Stage::Created { batch } => {
                     let remote = self.wait(&batch).await?;
-                    self.collect(&name, &remote, store).await?
+                    self.collect(&state.record, &remote, store).await?
                 }
                 Stage::Collected { ended } => {
                     state::remove_if_there(&store.requests(&name))?;
@@ -238,7 +238,7 @@ impl Driver {
     /// Fetches what an ended batch brought; an expired one has finished rows, too.
     async fn collect(
         &self,
-        name: &str,
+        record: &Record,
         remote: &Remote,
         store: &Store,
     ) -> Result<Stage, TeacherError> {
@@ -246,10 +246,11 @@ impl Driver {
             tracing::warn!("batch {} ended as {}", remote.id, remote.status);
         }
         let ids = [&remote.output_file_id, &remote.error_file_id];
-        for (id, path) in ids.into_iter().zip(store.results(name)) {
+        let paths = store.results(&record.name);
+        for (id, path) in ids.into_iter().zip(&paths) {
             if let Some(id) = id.as_deref().filter(|id| !id.is_empty()) {
                 self.api
-                    .download(id, &path)
+                    .download(id, path)
                     .await
                     .map_err(|error| match error.class {
                         ErrorClass::Deterministic => lost(&remote.id, &error),
@@ -257,13 +258,13 @@ impl Driver {
                     })?;
             }
         }
-        Ok(Stage::Collected {
-            ended: Ended {
-                status: remote.status.clone(),
-                at: remote.ended_at(),
-                problems: remote.problems(),
-            },
-        })
+        let ended = Ended {
+            status: remote.status.clone(),
+            at: remote.ended_at(),
+            problems: remote.problems(),
+        };
+        Results::read(paths, &record.rows, ended.clone(), self.max_line)?.check_whole()?;
+        Ok(Stage::Collected { ended })
     }
 }
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
+use schemas::{Sha256Digest, TeacherIdentity};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
@@ -41,6 +42,7 @@ use drive::{Batch, Driver, Waits};
 use prepare::Preparer;
 use results::Results;
 use state::{Record, Row, Stage, Store};
+pub(crate) use state::{has_batches, take_over};
 
 /// Room in a line of results for what is around the reply.
 const LINE_OVERHEAD: usize = 64 << 10;
@@ -162,22 +164,30 @@ impl Configured {
             ..exchange.describe().clone()
         };
         Ok(Batched {
-            description,
             direct: Served::new(Arc::clone(&exchange), endpoint()?),
             direct_below: self.own.direct_below,
             exchange,
             driver,
             max_bytes,
+            part: part_name(&description.identity),
+            description,
             state_folder: context.state_folder.clone(),
             ledger: Mutex::new(None),
         })
     }
 }
 
+/// What the names of directly asked rows start with, as parts that are paid for: several teachers can fill one cache.
+fn part_name(identity: &TeacherIdentity) -> String {
+    let identity = serde_json::to_vec(identity).expect("an identity has a JSON form");
+    format!("direct {}", Sha256Digest::of(&identity).short())
+}
+
 /// Asks through a Batch API.
 #[derive(Debug)]
 struct Batched {
     description: Description,
+    part: String,
     exchange: Arc<dyn Exchange>,
     direct: Served<Arc<dyn Exchange>>,
     direct_below: usize,
@@ -231,10 +241,13 @@ impl Ledger {
 }
 
 impl Batched {
-    async fn ask(&self, requests: &[Request]) -> Vec<Outcome> {
-        let mut replies: Vec<Option<Outcome>> = vec![None; requests.len()];
+    async fn ask(&self, requests: &[Request], paid: &dyn Paid) -> Vec<Outcome> {
+        let mut replies: Vec<Option<Outcome>> = requests
+            .iter()
+            .map(|request| paid.find(&self.part(request), request).map(Ok))
+            .collect();
         match self.plan(requests, &mut replies).await {
-            Ok(plan) => self.follow(plan, requests, &mut replies).await,
+            Ok(plan) => self.follow(plan, requests, &mut replies, paid).await,
             // Of the rows and not of the query: a query that is refused as a whole is asked again in halves.
             Err(error) => {
                 for reply in replies.iter_mut().filter(|reply| reply.is_none()) {
@@ -263,6 +276,9 @@ impl Batched {
         let rows: Vec<Row> = requests.iter().map(Row::of).collect();
         let mut fresh = Vec::new();
         for (position, row) in rows.iter().enumerate() {
+            if replies[position].is_some() {
+                continue;
+            }
             if let Some(results) = ledger.answered.remove(row) {
                 let outcome = self.outcome(&results, &requests[position]);
                 replies[position] = outcome.ok().map(Ok);
@@ -313,7 +329,13 @@ impl Batched {
         Ok(())
     }
 
-    async fn follow(&self, plan: Plan, requests: &[Request], replies: &mut [Option<Outcome>]) {
+    async fn follow(
+        &self,
+        plan: Plan,
+        requests: &[Request],
+        replies: &mut [Option<Outcome>],
+        paid: &dyn Paid,
+    ) {
         let Plan {
             store,
             batches,
@@ -324,7 +346,7 @@ impl Batched {
             .map(|(batch, _)| self.driver.drive(batch, &store));
         let asked = direct
             .iter()
-            .map(|&position| self.ask_directly(&requests[position]));
+            .map(|&position| self.ask_directly(&requests[position], paid));
         let (driven, asked) = futures::join!(join_all(driven), join_all(asked));
         for (position, outcome) in direct.into_iter().zip(asked) {
             replies[position] = Some(outcome);
@@ -365,13 +387,24 @@ impl Batched {
         results.outcome(request, self.exchange.as_ref(), &self.driver.api)
     }
 
-    async fn ask_directly(&self, request: &Request) -> Outcome {
+    fn part(&self, request: &Request) -> String {
+        let digest = u128::from_be_bytes(request.digest());
+        format!("{} {digest:032x}", self.part)
+    }
+
+    /// The reply is kept at once: the batches of the same query can take a day.
+    async fn ask_directly(&self, request: &Request, paid: &dyn Paid) -> Outcome {
         let answers = self
             .direct
             .query(std::slice::from_ref(request), &NotKept)
             .await?;
         let mut replies = answers.replies;
-        replies.pop().expect("one request has one outcome")
+        let reply = replies.pop().expect("one request has one outcome")?;
+        if let Err(error) = paid.keep(&self.part(request), request, &reply) {
+            // It is in memory still, and journalled once the query ends.
+            tracing::warn!("{error}");
+        }
+        Ok(reply)
     }
 }
 
@@ -434,9 +467,9 @@ impl Teacher for Batched {
     fn query<'a>(
         &'a self,
         requests: &'a [Request],
-        _paid: &'a dyn Paid,
+        paid: &'a dyn Paid,
     ) -> BoxFuture<'a, Result<Answers, TeacherError>> {
-        Box::pin(async move { Ok(self.ask(requests).await.into()) })
+        Box::pin(async move { Ok(self.ask(requests, paid).await.into()) })
     }
 
     fn finished(&self) {

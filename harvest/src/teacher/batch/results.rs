@@ -26,6 +26,8 @@ pub(super) struct Results {
     /// Lines of rows that the request file names by number.
     refused: HashMap<Key, Problem>,
     num_too_long: u64,
+    /// Whether the files are what they should be from beginning to end.
+    is_whole: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,8 @@ struct Found {
     unknown: u64,
     unreadable: u64,
     too_long: u64,
+    /// Whether something else came in place of results, or their end is missing.
+    is_broken: bool,
 }
 
 impl Results {
@@ -108,7 +112,22 @@ impl Results {
                 .filter_map(|(key, span)| Some((key, span?)))
                 .collect(),
             num_too_long: found.too_long,
+            is_whole: !found.is_broken,
         })
+    }
+
+    /// Checks that the files came whole. Rows of a file that did not would be submitted, and paid for, again.
+    ///
+    /// # Errors
+    /// Transient.
+    pub(super) fn check_whole(&self) -> Result<(), TeacherError> {
+        if self.is_whole {
+            return Ok(());
+        }
+        let problem = "what came as the results of the batch is not whole, or something else";
+        Err(TeacherError::new(ErrorClass::Transient, problem).advise(
+            "run again: it is fetched again, and nothing is submitted again; if it stays so, look at the file at the provider",
+        ))
     }
 
     /// Whether the batch has an answer for the row, rather than an error or nothing.
@@ -272,15 +291,19 @@ fn scan(
         opened => BufReader::new(opened?),
     };
     let (mut start, mut line) = (0, Vec::new());
+    // Lines that say whose they are, spoiled or not, and others.
+    let (mut num_own, mut num_foreign) = (0_u64, 0_u64);
     loop {
         line.clear();
         let limit = max_line as u64 + 1;
         let len = reader.by_ref().take(limit).read_until(b'\n', &mut line)?;
         if len == 0 {
+            found.is_broken |= num_foreign > 0 && num_own == 0;
             return Ok(());
         }
         if len > max_line && line.last() != Some(&b'\n') {
             found.too_long += 1;
+            num_own += 1;
             start += len as u64 + reader.skip_until(b'\n')? as u64;
             continue;
         }
@@ -292,8 +315,18 @@ fn scan(
         };
         if !line.trim_ascii().is_empty() {
             match serde_json::from_slice::<Head>(&line) {
-                Err(_) => found.unreadable += 1,
+                Err(_) => {
+                    found.unreadable += 1;
+                    let is_own = line.windows(9).any(|part| part == b"custom_id");
+                    *(if is_own {
+                        &mut num_own
+                    } else {
+                        &mut num_foreign
+                    }) += 1;
+                    found.is_broken |= line.last() != Some(&b'\n');
+                }
                 Ok(head) => {
+                    num_own += 1;
                     let key = parse_custom_id(&head.custom_id);
                     match key.and_then(|key| spans.get_mut(&key)) {
                         None => found.unknown += 1,

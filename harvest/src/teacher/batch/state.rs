@@ -16,6 +16,12 @@ use crate::teacher::{ErrorClass, Request, TeacherError};
 
 const VERSION: u32 = 1;
 
+/// Folder of all batches below the state folder of a worker.
+const FOLDER: &str = "batches";
+/// Extension of a record.
+const RECORD: &str = "json";
+const LOCK_FILE: &str = ".lock";
+
 /// A row of a batch: an example, a draw, and what was asked, since the same example may be asked something else later.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -149,7 +155,7 @@ impl Store {
     ) -> Result<(Self, Vec<Record>), TeacherError> {
         let identity = serde_json::to_vec(identity).expect("an identity has a JSON form");
         let folder = state_folder
-            .join("batches")
+            .join(FOLDER)
             .join(&Sha256Digest::of(&identity).hex()[..16]);
         let lock = lock(&folder)?;
         let store = Self {
@@ -168,7 +174,7 @@ impl Store {
             if extension == Some("tmp") {
                 // Under the lock nobody else can own one.
                 fs::remove_file(&path).map_err(|error| on_disk("remove", &path, &error))?;
-            } else if extension == Some("json") {
+            } else if extension == Some(RECORD) {
                 records.push(read_record(&path)?);
             }
         }
@@ -188,12 +194,7 @@ impl Store {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, TeacherError> {
-        let list = || -> io::Result<Vec<PathBuf>> {
-            fs::read_dir(&self.folder)?
-                .map(|entry| Ok(entry?.path()))
-                .collect()
-        };
-        list().map_err(|error| on_disk("list", &self.folder, &error))
+        list(&self.folder).map_err(|error| on_disk("list", &self.folder, &error))
     }
 
     /// Writes the record; on return it survives a power cut.
@@ -214,7 +215,7 @@ impl Store {
     }
 
     fn record(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.json"))
+        self.folder.join(format!("{name}.{RECORD}"))
     }
 
     /// Where a request file grows until its name is known.
@@ -238,14 +239,76 @@ impl Store {
     }
 }
 
-/// Removes a file that may be absent.
-pub(super) fn remove_if_there(path: &Path) -> Result<(), TeacherError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(on_disk("remove", path, &error))
+/// Whether a worker left batches below its state folder that may still bring something.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn has_batches(state_folder: &Path) -> io::Result<bool> {
+    for folder in list(&state_folder.join(FOLDER))? {
+        if list(&folder)?.iter().any(|path| is_record(path)) {
+            return Ok(true);
         }
+    }
+    Ok(false)
+}
+
+/// Gives the batches of a worker that is gone to another one. A record moves in one step, when the files that belong to
+/// it are there already, so whoever is killed in between leaves each batch with one of both.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn take_over(from: &Path, into: &Path) -> io::Result<()> {
+    for source in list(&from.join(FOLDER))? {
+        let files = list(&source)?;
+        if !files.iter().any(|path| is_record(path)) {
+            continue;
+        }
+        let target = into
+            .join(FOLDER)
+            .join(source.file_name().unwrap_or_default());
+        fs::create_dir_all(&target)?;
+        let (records, others): (Vec<_>, Vec<_>) = files.iter().partition(|path| is_record(path));
+        let place = |path: &Path| target.join(path.file_name().unwrap_or_default());
+        for path in &others {
+            if path.extension().is_some_and(|kind| kind == "jsonl") {
+                remove_file_if_there(&place(path))?;
+                fs::hard_link(path, place(path))
+                    .or_else(|_| fs::copy(path, place(path)).map(|_| ()))?;
+            }
+        }
+        for path in records {
+            fs::rename(path, place(path))?;
+        }
+        for path in others.iter().filter(|path| !path.ends_with(LOCK_FILE)) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_record(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == RECORD)
+}
+
+/// What is in a folder, which need not be there.
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_file_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Removes a file that may be absent.
+pub(super) fn remove_if_there(path: &Path) -> Result<(), TeacherError> {
+    remove_file_if_there(path).map_err(|error| on_disk("remove", path, &error))
 }
 
 /// Synchronises an unfinished file and gives it its name.
@@ -290,7 +353,7 @@ fn read_record(path: &Path) -> Result<Record, TeacherError> {
 }
 
 fn lock(folder: &Path) -> Result<File, TeacherError> {
-    let path = folder.join(".lock");
+    let path = folder.join(LOCK_FILE);
     let open = || -> io::Result<File> {
         fs::create_dir_all(folder)?;
         File::options()

@@ -1,10 +1,11 @@
 use serde_json::json;
 
 use super::super::test_server::{
-    TestServer, answer, ask, ask_one, configure, open, open_in, request,
+    TestServer, answer, ask, ask_one, configure, open, open_in, open_watched, request,
 };
 use super::super::{NotKept, media::tests::RED_PIXEL};
 use super::*;
+use crate::reporter::Watch;
 
 fn keys(server: &TestServer, further: &str) -> String {
     format!(
@@ -93,6 +94,36 @@ async fn a_reply_without_a_match_is_narrowed_down_to_rows_that_have_one() {
     let replies = ask(teacher.as_ref(), &["a", "b"]).await.unwrap();
     for reply in replies {
         assert_eq!(vector(&reply.unwrap()), [7.0]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_makes_of_the_encoding_is_observed() {
+    for (written, asked, outcome) in [
+        (json!([1, 2]), "float", "m: float, as asked for"),
+        (
+            json!([1, 2]),
+            "base64",
+            "m: float, although base64 was asked for",
+        ),
+        (
+            json!("AACAPwAAAEA="),
+            "float",
+            "m: base64, although float was asked for",
+        ),
+        (json!("AACAPwAAAEA="), "base64", "m: base64, as asked for"),
+    ] {
+        let body = json!({"data": [{"index": 0, "embedding": written}]});
+        let server = TestServer::saying(200, body).await;
+        let watch = Watch::default();
+        let further = format!("encoding = \"{asked}\"");
+        let teacher = open_watched(&keys(&server, &further), &watch);
+        for _ in 0..2 {
+            let reply = ask_one(teacher.as_ref(), "a").await.unwrap();
+            assert_eq!(vector(&reply), [1.0, 2.0]);
+        }
+        let seen = watch.observed.all();
+        assert_eq!(seen, [("encoding", outcome.to_owned())]);
     }
 }
 

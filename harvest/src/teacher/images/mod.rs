@@ -68,6 +68,13 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, Con
 }
 
 impl TeacherKind for Configured {
+    fn encoder(&self, context: &OpenContext<'_>) -> Result<Option<Arc<dyn Teacher>>, TeacherError> {
+        match self.encoder.open(context)? {
+            Encoder::Builtin(_) => Ok(None),
+            Encoder::Teacher(teacher) => Ok(Some(teacher)),
+        }
+    }
+
     fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
         super::generated::refuse_pictures(context, "a text-to-image teacher")?;
         let generator = Generator::open(&self.server, &self.generator, context)?;

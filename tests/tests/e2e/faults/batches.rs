@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tests::fault::{FaultServer, Poison, Schedule};
 
-use super::bench::{Bench, Setup, kill, wait_until};
+use super::bench::{Bench, kill, wait_until};
 use super::judge::Judge;
+use super::setup::Setup;
 
 #[test]
 fn a_kill_while_half_a_batch_waits_costs_nothing() {
@@ -33,7 +34,7 @@ fn a_kill_while_half_a_batch_waits_costs_nothing() {
     assert!(wait_until(&mut child, || server.num_stalled() > 0));
     // Long after the half was answered.
     std::thread::sleep(Duration::from_millis(1_200));
-    let kills = [kill(&mut child, &server)];
+    let kills = [kill(child)];
 
     server.stall(false);
     assert_eq!(bench.run_until_settled().status, Some(1), "a row failed");
@@ -43,9 +44,7 @@ fn a_kill_while_half_a_batch_waits_costs_nothing() {
     Judge {
         log: &log,
         kills: &kills,
-        draws: 1,
-        concurrency: 1,
-        batch: 16,
+        setup: &bench.setup,
     }
     .check_nothing_is_repaid();
 }

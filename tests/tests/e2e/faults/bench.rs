@@ -1,57 +1,26 @@
 //! A data set, a configuration and runs of the real binary over them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harvest::failures::{Failure, Failures};
 use harvest::{Key, Place};
-use schemas::record::SignalValue;
 use schemas::shard::{ShardReader, list_shards};
 use schemas::{ExampleId, TeacherRecord};
 use tests::binary;
-use tests::fault::{FaultServer, reply_text, reply_tokens};
-use tests::server::embedding;
+use tests::fault::FaultServer;
 
-/// The base of the seeds of a chat teacher: draw `n` is sent with this and `n`.
-const SEED: u32 = 40;
+use super::judge::Kill;
+use super::objects::{BUCKET, Server as ObjectServer};
+use super::setup::{CLIENT, Setup};
+
 /// A run that takes longer hangs.
 const LONGEST_RUN: Duration = Duration::from_secs(100);
-
-/// How the teacher is configured.
-#[derive(Clone, Debug)]
-pub(super) struct Setup {
-    pub(super) is_chat: bool,
-    pub(super) batch: usize,
-    pub(super) concurrency: usize,
-    pub(super) draws: u32,
-    pub(super) max_tries: u32,
-    pub(super) rows_per_shard: usize,
-    pub(super) timeout_seconds: u32,
-    /// Further lines of `[teacher]`.
-    pub(super) teacher: String,
-    /// Lines of `[budget]`.
-    pub(super) budget: String,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            is_chat: false,
-            batch: 4,
-            concurrency: 4,
-            draws: 1,
-            max_tries: 2,
-            rows_per_shard: 16,
-            timeout_seconds: 30,
-            teacher: String::new(),
-            budget: String::new(),
-        }
-    }
-}
 
 /// A folder with a data set and a configuration.
 pub(super) struct Bench {
@@ -64,6 +33,26 @@ pub(super) struct Bench {
     /// `path` and `work` of `[cache]`.
     store: String,
     work: Option<String>,
+    /// What the cache lies in where it is in no folder.
+    objects: Option<ObjectServer>,
+    num_clients: Cell<usize>,
+}
+
+/// A run that was started.
+pub(super) struct Worker {
+    /// The key of its requests.
+    client: String,
+    child: Child,
+}
+
+impl Worker {
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
 }
 
 /// What a run said.
@@ -104,6 +93,8 @@ impl Bench {
             environment: Vec::new(),
             store: "cache".to_owned(),
             work: None,
+            objects: None,
+            num_clients: Cell::new(0),
         };
         bench.write();
         bench
@@ -136,6 +127,27 @@ impl Bench {
         self.write();
     }
 
+    /// Puts the cache into an object store of its own.
+    pub(super) fn place_in_objects(&mut self) {
+        let server = ObjectServer::start();
+        self.set_environment("AWS_ENDPOINT", server.endpoint());
+        for (name, value) in [
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "armada-test"),
+            ("AWS_SECRET_ACCESS_KEY", "armada-test-key"),
+        ] {
+            self.set_environment(name, value);
+        }
+        self.objects = Some(server);
+        self.place(&format!("s3://{BUCKET}/cache"), None);
+    }
+
+    /// The object store, where the cache lies in one.
+    pub(super) fn objects(&self) -> Option<&ObjectServer> {
+        self.objects.as_ref()
+    }
+
     pub(super) fn reconfigure(&mut self, change: impl FnOnce(&mut Setup)) {
         change(&mut self.setup);
         self.write();
@@ -156,30 +168,16 @@ impl Bench {
 
     fn configuration(&self) -> String {
         let setup = &self.setup;
-        let kind = if setup.is_chat {
-            format!(
-                "kind = \"chat\"\nsignals = [\"text\", \"logprobs\"]\ntop_logprobs = 2\nmax_tokens = 8\nseed = {SEED}\n\
-                price = {{ input_per_million = 1000.0, output_per_million = 5000.0, per_request = 0.001 }}"
-            )
-        } else {
-            format!(
-                "kind = \"embeddings\"\nbatch = {}\ndimensions = {}\nprice = {{ input_per_million = 1000.0 }}",
-                setup.batch,
-                tests::server::WIDTH
-            )
-        };
+        let work = self
+            .work
+            .as_ref()
+            .map(|work| format!("work = \"{work}\""))
+            .unwrap_or_default();
         format!(
-            "[dataset]\npath = \".\"\n[teacher]\n{kind}\nurl = \"{}\"\nmodel = \"numbers\"\nprompt = \"{{text}}\"\nmax_reply_mib = 1\n\
-            timeout_seconds = {}\n{}\n[cache]\npath = \"{}\"\n{}\ndtype = \"f32\"\nrows_per_shard = {}\n\
+            "[dataset]\npath = \".\"\n{}\n[cache]\npath = \"{}\"\n{work}\ndtype = \"f32\"\nrows_per_shard = {}\n\
             [run]\nconcurrency = {}\ndraws = {}\nmax_tries = {}\nmax_failure_share = 1.0\n[budget]\n{}\n",
-            self.url,
-            setup.timeout_seconds,
-            setup.teacher,
+            setup.teachers(&self.url),
             self.store,
-            self.work
-                .as_ref()
-                .map(|work| format!("work = \"{work}\""))
-                .unwrap_or_default(),
             setup.rows_per_shard,
             setup.concurrency,
             setup.draws,
@@ -195,6 +193,7 @@ impl Bench {
             .arg(self.folder.join("harvest.toml"))
             .args(arguments)
             .env_remove("RUST_LOG")
+            .env(CLIENT, self.client())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -202,8 +201,22 @@ impl Bench {
         command
     }
 
-    pub(super) fn spawn(&self, arguments: &[&str]) -> Child {
-        self.command("run", arguments).spawn().unwrap()
+    /// The newest client's key.
+    fn client(&self) -> String {
+        format!("client-{}", self.num_clients.get())
+    }
+
+    /// Starts a run, which has a key of its own.
+    pub(super) fn spawn(&self, arguments: &[&str]) -> Worker {
+        self.num_clients.set(self.num_clients.get() + 1);
+        if let Some(server) = &self.objects {
+            // What a killed worker held is held for a while: it has passed.
+            server.objects().seconds_ahead += 200;
+        }
+        Worker {
+            client: self.client(),
+            child: self.command("run", arguments).spawn().unwrap(),
+        }
     }
 
     /// Runs to the end.
@@ -213,7 +226,10 @@ impl Bench {
 
     /// Runs another verb.
     pub(super) fn verb(&self, verb: &str, arguments: &[&str]) -> Ended {
-        wait(self.command(verb, arguments).spawn().unwrap())
+        wait(Worker {
+            client: self.client(),
+            child: self.command(verb, arguments).spawn().unwrap(),
+        })
     }
 
     /// Runs until nothing is left, as often as it takes.
@@ -230,8 +246,25 @@ impl Bench {
         panic!("the rows are not settled after 60 runs: {last}");
     }
 
+    /// Where the cache is a folder.
     pub(super) fn cache(&self) -> PathBuf {
         self.folder.join(&self.store)
+    }
+
+    /// The cache as a folder: of an object store, a copy.
+    fn folder_of_cache(&self) -> PathBuf {
+        let Some(server) = &self.objects else {
+            return self.cache();
+        };
+        let copy = self.folder.join("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        std::fs::create_dir(&copy).unwrap();
+        let objects = server.objects();
+        for key in objects.keys() {
+            let name = key.strip_prefix("cache/").unwrap();
+            std::fs::write(copy.join(name), objects.bytes(&key)).unwrap();
+        }
+        copy
     }
 
     /// Every distinct example and draw, with its text.
@@ -250,7 +283,8 @@ impl Bench {
     /// What the cache holds, each row of it once.
     pub(super) fn held(&self) -> Held {
         let mut answered = BTreeMap::new();
-        for shard in list_shards(&self.cache()).unwrap() {
+        let folder = self.folder_of_cache();
+        for shard in list_shards(&folder).unwrap() {
             for record in ShardReader::open(&shard).unwrap().records().unwrap() {
                 let record = record.unwrap();
                 let key = (record.id, record.draw);
@@ -260,7 +294,7 @@ impl Bench {
                 );
             }
         }
-        let failures = Failures::open(&Place::local(&self.cache())).unwrap();
+        let failures = Failures::open(&Place::local(&folder)).unwrap();
         let failed = failures
             .keys()
             .map(|key| (key, failures.find(&key).unwrap()));
@@ -289,53 +323,38 @@ impl Bench {
             "not every row is settled"
         );
         for (key, record) in &held.answered {
-            self.check_values(&expected[key], record);
+            self.setup.check_values(&expected[key], record);
         }
-        for entry in std::fs::read_dir(self.cache()).unwrap() {
-            let name = entry.unwrap().file_name();
-            let name = name.to_string_lossy();
-            let is_left_over = name.ends_with(".tmp")
-                || (name.ends_with(".journal") && name.starts_with("part"))
-                || name == "failures.journal";
-            assert!(!is_left_over, "`{name}` is left in the cache");
+        for name in left_over(&self.folder) {
+            panic!("`{name}` is left");
         }
         held
     }
+}
 
-    fn check_values(&self, text: &str, record: &TeacherRecord) {
-        if !self.setup.is_chat {
-            assert_eq!(
-                record.signals["feature"],
-                SignalValue::Vector(embedding(text)),
-                "{text}"
-            );
-            return;
+/// Files below `folder` that the end of all runs should have removed.
+fn left_over(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(left_over(&path));
+            continue;
         }
-        let seed = u64::from(SEED + record.draw);
-        assert_eq!(
-            record.signals["text"],
-            SignalValue::Text(reply_text(text, Some(seed)))
-        );
-        let SignalValue::TokenTopK(top_k) = &record.signals["logprobs"] else {
-            panic!("log-probabilities are tokens");
-        };
-        let stored: Vec<(String, f32)> = top_k
-            .positions
-            .iter()
-            .map(|position| {
-                let chosen = position.chosen.as_ref().unwrap();
-                assert_eq!(chosen, &position.entries[0]);
-                assert_eq!(position.entries.len(), 2);
-                let bytes = chosen.token.bytes.clone().unwrap();
-                (String::from_utf8(bytes).unwrap(), chosen.logprob)
-            })
-            .collect();
-        assert_eq!(stored, reply_tokens(text), "{text}");
+        let name = path.file_name().unwrap().to_string_lossy();
+        let is_left_over = name.ends_with(".tmp")
+            || (name.ends_with(".journal") && name.starts_with("part-"))
+            || name == "failures.journal";
+        if is_left_over {
+            found.push(path.display().to_string());
+        }
     }
+    found
 }
 
 /// Waits for the end of a run.
-pub(super) fn wait(mut child: Child) -> Ended {
+pub(super) fn wait(worker: Worker) -> Ended {
+    let mut child = worker.child;
     let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -361,13 +380,13 @@ pub(super) fn wait(mut child: Child) -> Ended {
 }
 
 /// Waits until `is_so`, or until the run ended; whether it is so.
-pub(super) fn wait_until(child: &mut Child, is_so: impl Fn() -> bool) -> bool {
+pub(super) fn wait_until(worker: &mut Worker, is_so: impl Fn() -> bool) -> bool {
     let started = Instant::now();
     loop {
         if is_so() {
             return true;
         }
-        if child.try_wait().unwrap().is_some() {
+        if worker.has_ended() {
             return is_so();
         }
         assert!(started.elapsed() < LONGEST_RUN, "it does not come to this");
@@ -375,12 +394,14 @@ pub(super) fn wait_until(child: &mut Child, is_so: impl Fn() -> bool) -> bool {
     }
 }
 
-/// `kill -9`; returns when it struck.
-pub(super) fn kill(child: &mut Child, server: &FaultServer) -> Instant {
-    child.kill().unwrap();
-    child.wait().unwrap();
-    server.client_died();
-    Instant::now()
+/// `kill -9`.
+pub(super) fn kill(mut worker: Worker) -> Kill {
+    worker.child.kill().unwrap();
+    worker.child.wait().unwrap();
+    Kill {
+        client: worker.client,
+        at: Instant::now(),
+    }
 }
 
 /// Texts that are all different.

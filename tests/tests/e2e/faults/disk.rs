@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tests::fault::{FaultServer, Schedule};
 
-use super::bench::{Bench, Setup, texts};
+use super::bench::{Bench, texts};
 use super::judge::Judge;
+use super::setup::Setup;
 
 const NUM_ROWS: usize = 1_200;
 
@@ -146,9 +147,7 @@ fn check(small: Small, num_kib: usize) -> bool {
     Judge {
         log: &log,
         kills: &[],
-        draws: 1,
-        concurrency: 4,
-        batch: 4,
+        setup: &bench.setup,
     }
     .check_nothing_is_repaid();
     was_full

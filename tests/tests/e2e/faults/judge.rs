@@ -3,23 +3,35 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use tests::fault::{Poison, Sent};
+use tests::fault::{Endpoint, Poison, Sent};
+
+use super::setup::{Kind, Setup};
 
 /// An answer this much older than a kill has long been read and journalled by the client, however busy the machine.
 const SURELY_RECEIVED: Duration = Duration::from_secs(1);
 
-/// A client that is judged.
-pub(super) struct Judge<'a> {
-    pub(super) log: &'a [Sent],
-    /// When each client was killed that was.
-    pub(super) kills: &'a [Instant],
-    pub(super) draws: usize,
-    pub(super) concurrency: usize,
-    pub(super) batch: usize,
+/// The end of a client by `kill -9`.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Kill {
+    /// The key of its requests.
+    pub(super) client: String,
+    pub(super) at: Instant,
 }
 
-/// What may be asked once: a text, with its seed where one is sent.
-type Question<'a> = (&'a str, Option<u64>);
+/// Clients that are judged.
+pub(super) struct Judge<'a> {
+    pub(super) log: &'a [Sent],
+    /// Those that were killed.
+    pub(super) kills: &'a [Kill],
+    pub(super) setup: &'a Setup,
+}
+
+/// What may be asked once: a text, of a model, with its seed where one is sent.
+type Question<'a> = (Endpoint, &'a str, &'a str, Option<u64>);
+
+fn question<'a>(sent: &'a Sent, text: &'a str) -> Question<'a> {
+    (sent.endpoint, &sent.model, text, sent.seed)
+}
 
 impl Judge<'_> {
     /// Panics where a question that was answered well was asked again. Excused is what a kill can have lost: an answer
@@ -29,23 +41,27 @@ impl Judge<'_> {
         for sent in self.log {
             for (text, good) in sent.texts.iter().zip(&sent.good) {
                 if *good && sent.completed_at.is_some() {
-                    answers.entry((text, sent.seed)).or_default().push(sent);
+                    answers.entry(question(sent, text)).or_default().push(sent);
                 }
             }
         }
         let mut num_lost = 0;
-        for ((text, seed), answers) in answers {
-            let due = if seed.is_some() { 1 } else { self.draws };
+        for (question, answers) in answers {
+            let due = self.due(&question);
             let num_repeated = answers.len().saturating_sub(due);
             let num_excused = answers.iter().filter(|sent| self.is_excused(sent)).count();
             assert!(
                 num_repeated <= num_excused,
-                "`{text}` was answered well {} times and was due {due} times",
-                answers.len()
+                "{question:?} was due {due} times and was answered well of {:?}, where {:?}",
+                answers
+                    .iter()
+                    .map(|sent| (sent.client(), sent.is_batched, sent.completed_at))
+                    .collect::<Vec<_>>(),
+                self.kills
             );
             num_lost += num_repeated;
         }
-        let num_in_flight = self.concurrency * self.batch;
+        let num_in_flight = self.setup.num_in_flight();
         assert!(
             num_lost <= self.kills.len() * num_in_flight,
             "{num_lost} rows were repeated after {} kills with {num_in_flight} in flight",
@@ -53,61 +69,54 @@ impl Judge<'_> {
         );
     }
 
-    /// Panics where a text was sent again after it alone was refused for good.
+    /// Panics where a text was sent again after it alone was refused for good. What several requests are made for is
+    /// asked again where another of them ends the run; so it is with 501, which says that the teacher lacks something,
+    /// by every worker that asks about its first row.
     pub(super) fn check_refusals_are_final(&self) {
-        let mut refusals: HashMap<Question, Vec<&Sent>> = HashMap::new();
+        let is_alone = matches!(self.setup.kind, Kind::Embeddings | Kind::Chat);
+        let mut refusals: HashMap<(Question, Option<&str>), Vec<&Sent>> = HashMap::new();
         for sent in self.log {
             let [text] = &sent.texts[..] else { continue };
-            let is_final = Poison::of(text).is_some_and(Poison::is_deterministic);
-            if is_final && sent.fault.is_none() && sent.completed_at.is_some() {
-                refusals.entry((text, sent.seed)).or_default().push(sent);
+            let poison = Poison::of(text).filter(|poison| poison.is_deterministic());
+            let is_refused = poison.is_some() && sent.good == [false];
+            if is_refused && sent.fault.is_none() && sent.completed_at.is_some() {
+                let is_kept = is_alone && poison != Some(Poison::NotImplemented);
+                let client = sent.client().filter(|_| !is_kept);
+                let refusals = refusals.entry((question(sent, text), client));
+                refusals.or_default().push(sent);
             }
         }
-        for ((text, seed), refusals) in refusals {
-            let due = if seed.is_some() { 1 } else { self.draws };
+        for ((question, client), refusals) in refusals {
+            let due = self.due(&question);
             let excused = refusals.iter().filter(|sent| self.is_excused(sent)).count();
             assert!(
                 refusals.len() <= due + excused,
-                "`{text}` was refused for good {} times",
+                "{question:?} was refused for good {} times, of {client:?}",
                 refusals.len()
             );
         }
     }
 
-    /// Whether the client of this answer was killed before it had surely read it.
-    fn is_excused(&self, sent: &Sent) -> bool {
-        let kill = self.kills.get(sent.num_deaths);
-        kill.is_some_and(|kill| {
-            sent.completed_at
-                .is_some_and(|at| at + SURELY_RECEIVED > *kill)
-        })
-    }
-}
-
-/// What the server bills: requests, tokens and money in thousandths, at the prices of the configuration.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Bill {
-    pub(super) requests: u64,
-    pub(super) tokens: u64,
-    pub(super) cost: f64,
-}
-
-impl Bill {
-    pub(super) fn of(log: &[Sent], is_chat: bool) -> Self {
-        let mut bill = Self::default();
-        for sent in log {
-            bill.requests += 1;
-            bill.tokens += sent.tokens;
-            let tokens_out = if is_chat {
-                sent.tokens.min(tests::fault::REPLY_TOKENS)
-            } else {
-                0
-            };
-            bill.cost += (sent.tokens - tokens_out) as f64 * 1e-3 + tokens_out as f64 * 5e-3;
-            if is_chat {
-                bill.cost += 1e-3;
-            }
+    /// How often a question is to be asked.
+    fn due(&self, (_, _, _, seed): &Question<'_>) -> usize {
+        match seed {
+            Some(_) => 1,
+            None => self.setup.draws as usize,
         }
-        bill
+    }
+
+    fn kill_of(&self, sent: &Sent) -> Option<&Kill> {
+        self.kills
+            .iter()
+            .find(|kill| sent.client() == Some(&kill.client))
+    }
+
+    /// Whether the client of this answer was killed before it had surely read it. What a batch brought is there to be
+    /// read as long as it takes.
+    fn is_excused(&self, sent: &Sent) -> bool {
+        let completed = sent.completed_at.filter(|_| !sent.is_batched);
+        self.kill_of(sent)
+            .zip(completed)
+            .is_some_and(|(kill, completed)| completed + SURELY_RECEIVED > kill.at)
     }
 }

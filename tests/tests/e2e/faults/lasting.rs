@@ -6,7 +6,8 @@ use std::time::Duration;
 use harvest::teacher::ErrorClass;
 use tests::fault::{Fault, FaultServer, LASTING, LimitHeader, Poison, Schedule};
 
-use super::bench::{Bench, Setup, texts};
+use super::bench::{Bench, texts};
+use super::setup::{Kind, Setup};
 
 /// The class and a part of the message under which a row of this poison fails.
 fn expected(poison: Poison) -> (ErrorClass, &'static str) {
@@ -139,7 +140,7 @@ fn each_fault_of_chats_has_its_class() {
         .chain(lasting().filter(|poison| !matches!(poison, Poison::Lasting(place) if LASTING[*place] == Fault::DuplicateIndex)))
         .collect();
     let setup = Setup {
-        is_chat: true,
+        kind: Kind::Chat,
         batch: 1,
         concurrency: 32,
         timeout_seconds: 2,
@@ -183,9 +184,7 @@ fn refuse_account(fault: Fault) -> String {
     super::judge::Judge {
         log: &log,
         kills: &[],
-        draws: 1,
-        concurrency: in_flight,
-        batch: 4,
+        setup: &bench.setup,
     }
     .check_nothing_is_repaid();
     ended.stderr

@@ -6,7 +6,12 @@ mod bench;
 mod disk;
 mod judge;
 mod lasting;
+/// The S3 endpoint that harvest's own tests run on.
+#[expect(dead_code, reason = "not every fault of it is wanted here")]
+#[path = "../../../../harvest/src/store/tests/server.rs"]
+mod objects;
 mod property;
 mod secrets;
+mod setup;
 mod signals;
 mod tls;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tests::fault::{Fault, FaultServer, LASTING, Poison, Schedule};
 
-use super::bench::{Bench, Ended, Setup, kill, texts, wait, wait_until};
+use super::bench::{Bench, Ended, kill, texts, wait, wait_until};
+use super::setup::{Kind, Setup};
 
 const KEY: &str = "sk-TOPSECRET+key/0123456789==";
 const ORGANISATION: &str = "org-HIDDEN.9876543210";
@@ -43,14 +44,14 @@ fn check_output(ended: &Ended) {
     }
 }
 
-fn check(is_chat: bool) {
+fn check(kind: Kind) {
     let server = FaultServer::start(Schedule::CALM, Duration::from_millis(1)).unwrap();
     server.repeat_headers();
     let lasting = (0..LASTING.len()).map(Poison::Lasting);
     let poisons = Poison::COMMON.into_iter().chain(lasting);
     let rows = texts(20).chain(poisons.map(|poison| format!("it is {}", poison.marker())));
     let setup = Setup {
-        is_chat,
+        kind,
         batch: 1,
         concurrency: 32,
         timeout_seconds: 2,
@@ -70,7 +71,7 @@ fn check(is_chat: bool) {
     let mut child = bench.spawn(&arguments);
     let before = server.num_requests();
     wait_until(&mut child, || server.num_requests() >= before + 10);
-    kill(&mut child, &server);
+    kill(child);
     // Journals as a kill leaves them.
     assert_eq!(traces_in(&bench.folder), Vec::<String>::new());
 
@@ -97,10 +98,10 @@ fn check(is_chat: bool) {
 
 #[test]
 fn an_embeddings_run_leaves_no_trace_of_them() {
-    check(false);
+    check(Kind::Embeddings);
 }
 
 #[test]
 fn a_chat_run_leaves_no_trace_of_them() {
-    check(true);
+    check(Kind::Chat);
 }

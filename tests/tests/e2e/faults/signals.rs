@@ -1,14 +1,15 @@
 //! Ctrl-C: once is a stop in order, twice is a stop at once.
 
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tests::fault::{FaultServer, Schedule};
 
-use super::bench::{Bench, Setup, texts, wait, wait_until};
+use super::bench::{Bench, Worker, texts, wait, wait_until};
 use super::judge::Judge;
+use super::setup::Setup;
 
-fn interrupt(child: &Child) {
+fn interrupt(child: &Worker) {
     let status = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -16,15 +17,12 @@ fn interrupt(child: &Child) {
     assert!(status.success());
 }
 
-fn judge(server: &FaultServer, bench: &Bench, kills: &[Instant]) {
+fn judge(server: &FaultServer, bench: &Bench) {
     let log = server.log();
-    let (concurrency, batch) = (bench.setup.concurrency, bench.setup.batch);
     Judge {
         log: &log,
-        kills,
-        draws: 1,
-        concurrency,
-        batch,
+        kills: &[],
+        setup: &bench.setup,
     }
     .check_nothing_is_repaid();
 }
@@ -57,7 +55,7 @@ fn once_keeps_what_is_in_flight() {
 
     assert_eq!(bench.run(&[]).status, Some(0));
     assert_eq!(bench.check_settled().answered.len(), 400);
-    judge(&server, &bench, &[]);
+    judge(&server, &bench);
 }
 
 #[test]
@@ -77,10 +75,7 @@ fn twice_does_not_wait() {
     assert!(wait_until(&mut child, || server.num_stalled() >= 3));
     interrupt(&child);
     std::thread::sleep(Duration::from_millis(300));
-    assert!(
-        child.try_wait().unwrap().is_none(),
-        "once waits for what is in flight"
-    );
+    assert!(!child.has_ended(), "once waits for what is in flight");
     let started = Instant::now();
     interrupt(&child);
     let ended = wait(child);
@@ -93,5 +88,5 @@ fn twice_does_not_wait() {
     server.stall(false);
     assert_eq!(bench.run(&[]).status, Some(0));
     assert_eq!(bench.check_settled().answered.len(), 60);
-    judge(&server, &bench, &[]);
+    judge(&server, &bench);
 }

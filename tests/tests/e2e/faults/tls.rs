@@ -5,7 +5,8 @@ use std::time::Duration;
 use harvest::teacher::ErrorClass;
 use tests::fault::{Authority, FaultServer, Identity};
 
-use super::bench::{Bench, Setup, texts};
+use super::bench::{Bench, texts};
+use super::setup::Setup;
 
 const KEY: &str = "sk-not-for-strangers";
 

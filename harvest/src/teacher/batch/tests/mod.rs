@@ -282,6 +282,106 @@ async fn replies_that_were_collected_survive_until_they_are_committed() {
 }
 
 #[tokio::test]
+async fn results_that_do_not_come_whole_are_fetched_again_and_not_paid_for_again() {
+    let spoiled: [fn(String) -> String; 3] = [
+        |_| "<html>Welcome</html>".to_owned(),
+        |file| file[..file.len() - 5].to_owned(),
+        |_| r#"{"error": {"message": "no upstream", "code": 502}}"#.to_owned(),
+    ];
+    for spoil in spoiled {
+        let server = Server::start(Faults {
+            // Both files are fetched; the list is taken from its end.
+            spoiled_answers: vec![spoil],
+            ..Faults::default()
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let teacher = open(&server, folder.path());
+        let requests = requests(&["one", "three", "seventeen"]);
+        let outcomes = ask(&teacher, &requests).await;
+        let classes: Vec<_> = outcomes.iter().map(class).collect();
+        assert_eq!(classes, [Some(Transient); 3]);
+        assert!(all_answered(&ask(&teacher, &requests).await, &requests));
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+/// Keeps parts in memory.
+#[derive(Default)]
+struct Kept(std::sync::Mutex<HashMap<String, Reply>>);
+
+impl Paid for Kept {
+    fn find(&self, part: &str, _request: &Request) -> Option<Reply> {
+        self.0.lock().unwrap().get(part).cloned()
+    }
+
+    fn keep(&self, part: &str, _request: &Request, reply: &Reply) -> Result<(), TeacherError> {
+        let mut kept = self.0.lock().unwrap();
+        kept.insert(part.to_owned(), reply.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_directly_is_kept_while_a_batch_is_awaited() {
+    let server = Server::start(Faults {
+        states: vec!["in_progress"; 1_000_000],
+        ..Faults::default()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let requests = requests(&["one", "three", "seventeen"]);
+    let (kept, stop) = (Kept::default(), Stop::default());
+    let teacher = open_with(&server, folder.path(), "direct_below = 2", &stop);
+    let outcomes = {
+        let first = teacher.query(&requests[..2], &kept);
+        let second = async {
+            while server.num_batches() == 0 {
+                tokio::task::yield_now().await;
+            }
+            // Two rows of the batch and one that is in none.
+            let asked = teacher.query(&requests, &kept);
+            let stopped = async {
+                while kept.0.lock().unwrap().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                stop.request();
+            };
+            futures::join!(asked, stopped).0
+        };
+        futures::join!(first, second).1.unwrap().replies
+    };
+    assert!(is_answer(&outcomes[2], &requests[2]));
+    let again = open_with(
+        &server,
+        tempfile::tempdir().unwrap().path(),
+        "",
+        &Stop::default(),
+    );
+    let replies = again.query(&requests[2..], &kept).await.unwrap().replies;
+    assert!(is_answer(&replies[0], &requests[2]));
+    assert_eq!(server.with(|inner| inner.num_direct), 1);
+}
+
+#[tokio::test]
+async fn batches_of_a_worker_that_is_gone_are_taken_over() {
+    let server = Server::start(Faults::default()).await;
+    let [gone, heir] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let requests = requests(&["one", "three", "seventeen"]);
+    let teacher = open(&server, gone.path());
+    assert!(all_answered(&ask(&teacher, &requests).await, &requests));
+    drop(teacher);
+    assert!(has_batches(gone.path()).unwrap() && !has_batches(heir.path()).unwrap());
+    take_over(gone.path(), heir.path()).unwrap();
+    assert!(!has_batches(gone.path()).unwrap());
+    let teacher = open(&server, heir.path());
+    assert!(all_answered(&ask(&teacher, &requests).await, &requests));
+    assert_eq!(server.num_batches(), 1);
+    // What is not there leaves nothing.
+    take_over(&gone.path().join("none"), heir.path()).unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_ends_waiting_and_the_next_run_awaits_the_batch() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(Faults {

@@ -24,6 +24,8 @@ pub(super) struct Faults {
     pub(super) problems: Value,
     /// Batches to create and answer 500 to.
     pub(super) hidden_creations: usize,
+    /// What becomes of the next files of answers that are fetched.
+    pub(super) spoiled_answers: Vec<fn(String) -> String>,
     /// Looks at a batch to answer 500 to.
     pub(super) failed_looks: usize,
     /// Status of every answer to `POST /batches`, where it is refused.
@@ -41,6 +43,7 @@ impl Default for Faults {
             end: "completed",
             problems: json!([]),
             hidden_creations: 0,
+            spoiled_answers: Vec::new(),
             failed_looks: 0,
             refuse_creation: None,
             lists: true,
@@ -286,7 +289,11 @@ async fn content(State(server): Shared, Path(id): Path<String>) -> String {
             );
             answers(&request, kind == "out")
         });
-        lines.map(|line| line + "\n").collect()
+        let file: String = lines.map(|line| line + "\n").collect();
+        match inner.faults.spoiled_answers.pop() {
+            Some(spoil) if kind == "out" => spoil(file),
+            _ => file,
+        }
     })
 }
 
