@@ -12,7 +12,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use distill::student::save::save_pretrained;
-use distill::student::{Encoder, TextTokenizer, TokenBatch};
+use distill::student::{Backbone, TextTokenizer, TokenBatch};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let device = Device::flex();
-    let (encoder, report) = Encoder::from_pretrained(Path::new(model), None, &device)?;
+    let (encoder, report) = Backbone::from_pretrained(Path::new(model), None, &device)?;
     let Batch {
         shape,
         token_ids,

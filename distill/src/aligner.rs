@@ -3,11 +3,12 @@
 //! Shape suffixes: `b` rows, `f` teacher feature width (D in the method), `h` hidden width, `k` shared width, `c` outputs.
 
 use burn::module::Module;
-use burn::nn::{Dropout, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, FloatDType, Tensor};
 
-use crate::heads::{HeadsConfig, activate, apply, drawn};
+use crate::dropout::Dropout;
+use crate::heads::{HeadsConfig, activate, apply, drawn, init_head};
 use crate::objective::{AlignerOutputs, Preset};
 use crate::orthogonal::Orthogonal;
 
@@ -17,6 +18,9 @@ use crate::orthogonal::Orthogonal;
 /// - main outputs: `o_t = Linear(h, c)(drop h')`
 /// - projection, always orthogonal and without bias: `p_t = P_t(h')` in the `paper` preset, `p_t = P_t(z)` in `reference`
 /// - auxiliary outputs: `a_t = Linear(k, c)(drop p_t)`
+///
+/// In a generation task c is D, and the outputs reconstruct the feature: `dec(h') = Linear(h, D)(drop h')` and
+/// `dec_aux(p_t) = Linear(k, D)(drop p_t)`. The paper does not say what the decoders are; this is our reading.
 ///
 /// Output heads start at N(0, 0.02²) with biases 0; the trunk like PyTorch's `Linear`, uniform in ±1/√(input width).
 ///
@@ -32,6 +36,7 @@ pub struct Aligner {
     dropout: Dropout,
     projects_feature: bool,
     relu_outputs: bool,
+    reconstructs: bool,
 }
 
 impl Aligner {
@@ -42,15 +47,17 @@ impl Aligner {
         } else {
             config.hidden
         };
+        let outputs = config.task.num_outputs().unwrap_or(feature_width);
         Self {
             input: drawn(LinearConfig::new(feature_width, config.hidden).init(device)),
             hidden: drawn(LinearConfig::new(config.hidden, config.hidden).init(device)),
-            main: config.init_head(config.hidden, device),
+            main: init_head(config.hidden, outputs, device),
             projection: Orthogonal::new(projected_width, config.projection, device),
-            auxiliary: config.init_head(config.projection, device),
+            auxiliary: init_head(config.projection, outputs, device),
             dropout: config.init_dropout(),
             projects_feature,
             relu_outputs: config.relu_outputs,
+            reconstructs: config.task.num_outputs().is_none(),
         }
     }
 
@@ -63,7 +70,7 @@ impl Aligner {
             |layer: &Linear, input: Tensor<2>| self.dropout.forward(relu(apply(layer, input)));
         let hidden_bh = dropped_relu(&self.hidden, dropped_relu(&self.input, feature_bf.clone()));
         let projected = if self.projects_feature {
-            feature_bf
+            feature_bf.clone()
         } else {
             hidden_bh.clone()
         };
@@ -74,6 +81,7 @@ impl Aligner {
             main_bc: activate(main_bc, self.relu_outputs),
             auxiliary_bc: activate(auxiliary_bc, self.relu_outputs),
             projection_bk,
+            reconstructed_bf: self.reconstructs.then_some(feature_bf),
         }
     }
 

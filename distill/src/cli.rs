@@ -49,6 +49,16 @@ pub struct RunArguments {
     pub device: crate::device::DeviceChoice,
 }
 
+/// What training reads: a configuration and devices.
+#[derive(Debug, clap::Args)]
+pub struct TrainingArguments {
+    /// The run's configuration.
+    pub config: PathBuf,
+    /// `cpu`, or `cuda:0` and so on in a build with feature `cuda`; `cuda:0,cuda:1` splits every step over both.
+    #[arg(long, default_value = "cpu")]
+    pub device: crate::device::Devices,
+}
+
 /// Which of a configuration's runs a verb reads.
 #[derive(Debug, clap::Args)]
 pub struct StudentArguments {

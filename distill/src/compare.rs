@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{Config, Control};
+use crate::objective::TaskKind;
 use crate::schedule::{Supervision, Variant};
 use crate::setup::RunResult;
 use crate::statistics::{Pair, mean, paired_t_test, sample_deviation};
@@ -45,8 +46,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The comparison that a configuration asks for. Variants that come to the same are trained once.
-    pub fn new(config: &Config) -> Self {
+    /// The comparison that a configuration asks for of a task of this kind. Variants that come to the same are trained once.
+    pub fn new(config: &Config, kind: TaskKind) -> Self {
         let run = &config.run;
         let mut variants = vec![Variant::Undistilled, Variant::Method];
         for control in &run.compare.controls {
@@ -66,7 +67,7 @@ impl Plan {
             }
         }
         let supervision =
-            |variant| Supervision::new(variant, &run.objective, run.training.schedule);
+            |variant| Supervision::new(variant, &run.objective, run.training.schedule, kind);
         let rows = variants
             .iter()
             .map(|&variant| {
@@ -403,6 +404,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn planned(config: &Config) -> Plan {
+        Plan::new(config, TaskKind::Regression)
+    }
     use crate::checkpoint::RunIdentity;
 
     fn config(text: &str) -> Config {
@@ -441,7 +446,7 @@ mod tests {
 
     #[test]
     fn equal_variants_are_trained_once() {
-        let plan = Plan::new(&config(
+        let plan = planned(&config(
             "[objective]\nalpha = 0\nbeta = 0\n[compare]\nseeds = [4, 2]",
         ));
         let names: Vec<String> = plan.runs().iter().map(PlannedRun::name).collect();
@@ -454,7 +459,7 @@ mod tests {
                 "method with seed 2"
             ]
         );
-        let all = Plan::new(&config(""));
+        let all = planned(&config(""));
         assert_eq!(all.runs().len(), 3 * 8);
         assert_eq!(
             all.runs()[0].folder,
@@ -464,7 +469,7 @@ mod tests {
 
     #[test]
     fn the_table_shows_means_deviations_and_the_paired_test() {
-        let plan = Plan::new(&config(
+        let plan = planned(&config(
             "[compare]\ncontrols = [\"aux-only\"]\n[objective]\nbeta = 0\nalpha = 0",
         ));
         let scores = [0.60, 0.62, 0.61, 0.64, 0.62, 0.63];
@@ -494,7 +499,7 @@ mod tests {
 
     #[test]
     fn without_test_labels_the_validation_split_is_compared() {
-        let plan = Plan::new(&config("[compare]\ncontrols = []\nseeds = [1, 2]"));
+        let plan = planned(&config("[compare]\ncontrols = []\nseeds = [1, 2]"));
         let scores = [0.5, 0.75, 0.5, 1.0];
         let results: Vec<_> = plan
             .runs()
@@ -516,7 +521,7 @@ mod tests {
 
     #[test]
     fn an_undefined_test_score_moves_no_row_to_the_validation_split() {
-        let plan = Plan::new(&config(
+        let plan = planned(&config(
             "[compare]\ncontrols = [\"shuffled\"]\nseeds = [1, 2]",
         ));
         let mut results: Vec<_> = plan

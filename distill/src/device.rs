@@ -35,6 +35,12 @@ pub enum DeviceError {
     /// The name is not one of a device.
     #[error("unknown device `{0}`")]
     Unknown(String),
+    /// Processor and GPU in one list.
+    #[error("devices `{0}`: a run computes on the CPU or on GPUs, not on both")]
+    Mixed(String),
+    /// A GPU that is named more than once.
+    #[error("device `{0}` is named twice")]
+    Twice(DeviceChoice),
     /// This binary has no CUDA support.
     #[error("device `cuda:{0}`: this binary was built without CUDA")]
     NotBuilt(usize),
@@ -71,6 +77,9 @@ impl DeviceError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unknown(_) => "devices are `cpu` and `cuda:0`, `cuda:1`, ...".to_owned(),
+            Self::Mixed(_) | Self::Twice(_) => {
+                "name different GPUs, as in --device cuda:0,cuda:1".to_owned()
+            }
             Self::NotBuilt(_) => "cargo build --release --features cuda".to_owned(),
             Self::NoLibrary { .. } => {
                 "install the NVIDIA driver and the CUDA runtime compiler (NVRTC), or use --device cpu"
@@ -136,6 +145,60 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::flex()),
             Self::Cuda(index) => open_cuda(index),
         }
+    }
+}
+
+/// The devices of a training run, at least one: rows of a step are split over them. The first holds the modules and
+/// evaluates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(Vec<DeviceChoice>);
+
+impl From<DeviceChoice> for Devices {
+    fn from(choice: DeviceChoice) -> Self {
+        Self(vec![choice])
+    }
+}
+
+impl FromStr for Devices {
+    type Err = DeviceError;
+
+    fn from_str(names: &str) -> Result<Self, DeviceError> {
+        let devices = names
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<DeviceChoice>, _>>()?;
+        for (place, device) in devices.iter().enumerate() {
+            if (*device == DeviceChoice::Cpu) != (devices[0] == DeviceChoice::Cpu) {
+                return Err(DeviceError::Mixed(names.to_owned()));
+            }
+            // Shares of one processor compute as one: that is how splitting is tested.
+            if *device != DeviceChoice::Cpu && devices[..place].contains(device) {
+                return Err(DeviceError::Twice(*device));
+            }
+        }
+        Ok(Self(devices))
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        formatter.write_str(&names.join(","))
+    }
+}
+
+impl Devices {
+    /// The one that holds the modules.
+    pub fn first(&self) -> DeviceChoice {
+        self.0[0]
+    }
+
+    /// Opens all of them, as [`DeviceChoice::open`].
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn open(&self) -> Result<Vec<Device>, DeviceError> {
+        self.0.iter().map(|device| device.open()).collect()
     }
 }
 
@@ -273,6 +336,20 @@ mod tests {
                 "devices are `cpu` and `cuda:0`, `cuda:1`, ..."
             );
         }
+    }
+
+    #[test]
+    fn lists_parse_and_print() {
+        for names in ["cpu", "cuda:0,cuda:2", "cpu,cpu"] {
+            assert_eq!(names.parse::<Devices>().unwrap().to_string(), names);
+        }
+        let refusal = |names: &str| names.parse::<Devices>().unwrap_err().to_string();
+        assert_eq!(refusal("cuda:1,cuda:1"), "device `cuda:1` is named twice");
+        assert_eq!(
+            refusal("cuda:0,cpu"),
+            "devices `cuda:0,cpu`: a run computes on the CPU or on GPUs, not on both"
+        );
+        assert_eq!(refusal("cuda:0,"), "unknown device ``");
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
-use crate::data::JoinError;
+use crate::data::{JoinError, PromptError};
 use crate::device::DeviceError;
 use crate::golden::GoldenError;
 use crate::metrics::MetricError;
@@ -34,6 +34,9 @@ pub enum Error {
     /// Data set and cache do not fit.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// A text cannot be written or weighed.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
     /// The task's metric does not score its labels.
     #[error(transparent)]
     Metric(#[from] MetricError),
@@ -114,6 +117,7 @@ impl Error {
             Self::Weights(error) => error.hint(),
             Self::Device(error) => error.hint(),
             Self::Join(error) => error.hint(),
+            Self::Prompt(error) => error.hint(),
             Self::Metric(error) => error.hint(),
             Self::Golden(error) => error.hint(),
             Self::Checkpoint(error) => error.hint(),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::data::{Labels, Padding, Rows, token_batch};
 use crate::error::Error;
+use crate::generation::{OptionWeight, best_options};
 use crate::metrics::{Outcome, Predictions, score};
 use crate::model::Student;
 use crate::objective::TaskKind;
@@ -16,13 +17,17 @@ use crate::student::Encoding;
 const BATCH_SIZE: usize = 64;
 
 /// Metrics that may fit a task, with their names in results.
-const METRICS: [(Metric, &str); 6] = [
+const METRICS: [(Metric, &str); 10] = [
     (Metric::Accuracy, "accuracy"),
     (Metric::F1, "f1"),
     (Metric::F1Macro, "f1_macro"),
     (Metric::Matthews, "matthews"),
     (Metric::Pearson, "pearson"),
     (Metric::Spearman, "spearman"),
+    (Metric::AccuracyPerToken, "accuracy_per_token"),
+    (Metric::AccuracyPerByte, "accuracy_per_byte"),
+    (Metric::RougeL, "rouge_l"),
+    (Metric::LastNumber, "last_number"),
 ];
 
 /// The name of a metric in results.
@@ -45,9 +50,13 @@ pub enum Answer {
     },
     /// A number.
     Value(f64),
+    /// A text.
+    Text(String),
+    /// What each of the row's options weighs.
+    Option(Vec<OptionWeight>),
 }
 
-/// Answers for all rows, in their order. Rows are batched by length, so that little is padded.
+/// Answers of a student that reads, for all rows in their order. Rows are batched by length, so that little is padded.
 ///
 /// `student` is in evaluation mode, see [`Module::valid`](burn::module::Module::valid).
 pub fn answers(
@@ -64,9 +73,11 @@ pub fn answers(
     for rows in order.chunks(BATCH_SIZE) {
         let batch: Vec<&Encoding> = rows.iter().map(|&row| &encodings[row]).collect();
         let outputs_bc = student.main(&token_batch(&batch, pad_id, padding, device));
-        let outputs_bc = match kind {
-            TaskKind::Classification { .. } => softmax(outputs_bc, 1),
-            TaskKind::Regression => outputs_bc,
+        let has_classes = kind != TaskKind::Regression;
+        let outputs_bc = if has_classes {
+            softmax(outputs_bc, 1)
+        } else {
+            outputs_bc
         };
         let width = outputs_bc.dims()[1];
         let values: Vec<f32> = outputs_bc
@@ -74,12 +85,13 @@ pub fn answers(
             .try_to_vec()
             .expect("outputs are f32");
         for (&row, outputs) in rows.iter().zip(values.chunks(width)) {
-            answers[row] = Some(match kind {
-                TaskKind::Classification { .. } => Answer::Class {
+            answers[row] = Some(if has_classes {
+                Answer::Class {
                     class: argmax(outputs),
                     probabilities: outputs.to_vec(),
-                },
-                TaskKind::Regression => Answer::Value(f64::from(outputs[0])),
+                }
+            } else {
+                Answer::Value(f64::from(outputs[0]))
             });
         }
     }
@@ -113,38 +125,12 @@ pub struct Scores {
 /// # Errors
 /// The task's metric does not score its labels.
 pub fn scores(answers: &[Answer], rows: &Rows, metric: Metric) -> Result<Option<Scores>, Error> {
-    let predictions = match &rows.labels {
-        Labels::Absent => return Ok(None),
-        Labels::Classes(classes) => Predictions::Classes(
-            answers
-                .iter()
-                .zip(classes)
-                .filter_map(|(answer, &expected)| match answer {
-                    Answer::Class { class, .. } => Some(Outcome {
-                        predicted: *class,
-                        expected: expected as usize,
-                    }),
-                    Answer::Value(_) => None,
-                })
-                .collect(),
-        ),
-        Labels::Values(values) => Predictions::Values(
-            answers
-                .iter()
-                .zip(values)
-                .filter_map(|(answer, &expected)| match answer {
-                    Answer::Value(predicted) => Some(Outcome {
-                        predicted: *predicted,
-                        expected,
-                    }),
-                    Answer::Class { .. } => None,
-                })
-                .collect(),
-        ),
+    let Some(predictions) = predictions(answers, &rows.labels) else {
+        return Ok(None);
     };
     let num_classes = answers.iter().find_map(|answer| match answer {
         Answer::Class { probabilities, .. } => Some(probabilities.len()),
-        Answer::Value(_) => None,
+        _ => None,
     });
     let mut all = Map::new();
     for (candidate, name) in METRICS {
@@ -159,4 +145,55 @@ pub fn scores(answers: &[Answer], rows: &Rows, metric: Metric) -> Result<Option<
         main: score(metric, &predictions)?,
         all,
     }))
+}
+
+/// Answers with their labels; `None` where there are no labels.
+fn predictions(answers: &[Answer], labels: &Labels) -> Option<Predictions> {
+    fn paired<'a, L, O>(
+        answers: &'a [Answer],
+        labels: &'a [L],
+        pair: impl Fn(&Answer, &L) -> Option<O>,
+    ) -> Vec<O> {
+        let pairs = answers.iter().zip(labels);
+        pairs
+            .filter_map(|(answer, label)| pair(answer, label))
+            .collect()
+    }
+    let is_choice = matches!(answers.first(), Some(Answer::Option(_)));
+    Some(match labels {
+        Labels::Absent => return None,
+        Labels::Classes(classes) if is_choice => {
+            Predictions::Options(paired(answers, classes, |answer, &expected| match answer {
+                Answer::Option(weights) => Some(best_options(weights, expected as usize)),
+                _ => None,
+            }))
+        }
+        Labels::Classes(classes) => {
+            Predictions::Classes(paired(answers, classes, |answer, &expected| match answer {
+                Answer::Class { class, .. } => Some(Outcome {
+                    predicted: *class,
+                    expected: expected as usize,
+                }),
+                _ => None,
+            }))
+        }
+        Labels::Values(values) => {
+            Predictions::Values(paired(answers, values, |answer, &expected| match answer {
+                Answer::Value(predicted) => Some(Outcome {
+                    predicted: *predicted,
+                    expected,
+                }),
+                _ => None,
+            }))
+        }
+        Labels::Texts(texts) => {
+            Predictions::Texts(paired(answers, texts, |answer, expected| match answer {
+                Answer::Text(predicted) => Some(Outcome {
+                    predicted: predicted.clone(),
+                    expected: expected.clone(),
+                }),
+                _ => None,
+            }))
+        }
+    })
 }

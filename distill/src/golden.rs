@@ -216,10 +216,12 @@ impl Case {
             main_bc: matrix("o_t", &self.inputs.o_t, device)?,
             auxiliary_bc: matrix("a_t", &self.inputs.a_t, device)?,
             projection_bk: matrix("p_t", &self.inputs.p_t, device)?,
+            reconstructed_bf: None,
         };
+        let auxiliary_bc = matrix("a_s", &self.inputs.a_s, device)?.require_grad();
         let student = StudentOutputs {
             main_bc: matrix("o_s", &self.inputs.o_s, device)?.require_grad(),
-            auxiliary_bc: matrix("a_s", &self.inputs.a_s, device)?.require_grad(),
+            auxiliary_bc: Some(auxiliary_bc.clone()),
             projection_bk: matrix("p_s", &self.inputs.p_s, device)?.require_grad(),
         };
         let loss = objective.student_loss(&student, Guidance::Teacher(&aligner), &targets);
@@ -234,7 +236,13 @@ impl Case {
             // A term of weight zero is not part of the loss, but the file expects its value all the same.
             let actual = match loss.get(term) {
                 Some(value) => value.clone(),
-                None => unweighted(term, &objective, &aligner, &student, &targets),
+                None => unweighted(
+                    term,
+                    &objective,
+                    &aligner,
+                    (&student.main_bc, &auxiliary_bc, &student.projection_bk),
+                    &targets,
+                ),
             };
             rows.push(row(term, actual, &[*expected]));
         }
@@ -246,7 +254,7 @@ impl Case {
         rows.push(row("total", loss.total.clone(), &[self.total]));
         for (quantity, leaf, expected) in [
             ("gradient o_s", &student.main_bc, &self.gradients.o_s),
-            ("gradient a_s", &student.auxiliary_bc, &self.gradients.a_s),
+            ("gradient a_s", &auxiliary_bc, &self.gradients.a_s),
             ("gradient p_s", &student.projection_bk, &self.gradients.p_s),
         ] {
             // An output that no term of the loss reads has no gradient, which is a gradient of zero.
@@ -263,22 +271,18 @@ fn unweighted(
     term: &str,
     objective: &Objective,
     aligner: &AlignerOutputs,
-    student: &StudentOutputs,
+    (main_bc, auxiliary_bc, projection_bk): (&Tensor<2>, &Tensor<2>, &Tensor<2>),
     targets: &Targets,
 ) -> Tensor<1> {
     match term {
-        TASK => task(&student.main_bc, targets),
-        TASK_AUXILIARY => task(&student.auxiliary_bc, targets),
-        KD => objective.distillation(aligner.main_bc.clone(), student.main_bc.clone(), targets),
-        KD_AUXILIARY => objective.distillation(
-            aligner.auxiliary_bc.clone(),
-            student.auxiliary_bc.clone(),
-            targets,
-        ),
-        MANIFOLD => {
-            objective.manifold(aligner.projection_bk.clone(), student.projection_bk.clone())
+        TASK => task(main_bc, targets),
+        TASK_AUXILIARY => task(auxiliary_bc, targets),
+        KD => objective.distillation(aligner.main_bc.clone(), main_bc.clone(), targets),
+        KD_AUXILIARY => {
+            objective.distillation(aligner.auxiliary_bc.clone(), auxiliary_bc.clone(), targets)
         }
-        _ => Tensor::from_floats([f32::NAN], &student.main_bc.device()),
+        MANIFOLD => objective.manifold(aligner.projection_bk.clone(), projection_bk.clone()),
+        _ => Tensor::from_floats([f32::NAN], &main_bc.device()),
     }
 }
 

@@ -5,12 +5,13 @@
 use std::num::NonZeroUsize;
 
 use burn::module::{Initializer, Module, Param};
-use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::aligner::Aligner;
+use crate::dropout::Dropout;
 use crate::objective::{Preset, StudentOutputs, TaskKind};
 use crate::orthogonal::Orthogonal;
 
@@ -122,29 +123,29 @@ impl HeadsConfig {
         Aligner::new(self, feature_width, device)
     }
 
-    /// Fresh heads for a student whose pooled state has width d, drawn from the device's generator.
+    /// Fresh heads for a student whose pooled state has width d, drawn from the device's generator. A student that
+    /// writes has its language-model head already: it gets the projection alone.
     pub fn init_student_heads(&self, student_width: usize, device: &Device) -> StudentHeads {
         StudentHeads::new(self, student_width, device)
     }
 
     pub(crate) fn init_dropout(&self) -> Dropout {
-        DropoutConfig::new(self.dropout).init()
+        Dropout::new(self.dropout)
     }
+}
 
-    /// An output head: weights N(0, 0.02²), biases 0.
-    pub(crate) fn init_head(&self, input_width: usize, device: &Device) -> Linear {
-        let outputs = self.task.num_outputs();
-        let normal = Initializer::Normal {
-            mean: 0.0,
-            std: HEAD_DEVIATION,
-        };
-        let head = LinearConfig::new(input_width, outputs)
-            .with_bias(false)
-            .with_initializer(normal);
-        let mut head = drawn(head.init(device));
-        head.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
-        head
-    }
+/// An output head: weights N(0, 0.02²), biases 0.
+pub(crate) fn init_head(input_width: usize, outputs: usize, device: &Device) -> Linear {
+    let normal = Initializer::Normal {
+        mean: 0.0,
+        std: HEAD_DEVIATION,
+    };
+    let head = LinearConfig::new(input_width, outputs)
+        .with_bias(false)
+        .with_initializer(normal);
+    let mut head = drawn(head.init(device));
+    head.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
+    head
 }
 
 /// Draws the values of a layer now: parameters are otherwise drawn at their first use, so that the numbers a seed gives
@@ -183,15 +184,20 @@ enum StudentProjection {
 /// which only training uses.
 #[derive(Module, Debug)]
 pub struct StudentHeads {
-    main: Linear,
+    /// None where the task's outputs are the language model's.
+    main: Option<Linear>,
     projection: StudentProjection,
-    auxiliary: Linear,
+    auxiliary: Option<Linear>,
     dropout: Dropout,
     relu_outputs: bool,
 }
 
 impl StudentHeads {
     fn new(config: &HeadsConfig, student_width: usize, device: &Device) -> Self {
+        let head = |width: usize| {
+            let outputs = config.task.num_outputs()?;
+            Some(init_head(width, outputs, device))
+        };
         let projection = match config.preset {
             Preset::Paper => StudentProjection::Orthogonal(Orthogonal::new(
                 student_width,
@@ -204,9 +210,9 @@ impl StudentHeads {
             }
         };
         Self {
-            main: config.init_head(student_width, device),
+            main: head(student_width),
             projection,
-            auxiliary: config.init_head(config.projection, device),
+            auxiliary: head(config.projection),
             dropout: config.init_dropout(),
             relu_outputs: config.relu_outputs,
         }
@@ -216,30 +222,63 @@ impl StudentHeads {
     ///
     /// # Shapes
     /// - `pooled_bd`: `[b, d]`
+    ///
+    /// # Panics
+    /// The task is a generation task, whose main outputs are the language model's.
     pub fn forward(&self, pooled_bd: Tensor<2>) -> StudentOutputs {
-        let projection_bk = match &self.projection {
-            StudentProjection::Orthogonal(map) => map.forward(pooled_bd.clone()),
-            StudentProjection::Linear(map) => apply(map, pooled_bd.clone()),
-        };
-        let auxiliary_bc = apply(&self.auxiliary, self.dropout.forward(projection_bk.clone()));
+        let projection_bk = self.project(pooled_bd.clone());
+        let auxiliary_bc = self.auxiliary.as_ref().map(|auxiliary| {
+            let auxiliary_bc = apply(auxiliary, self.dropout.forward(projection_bk.clone()));
+            activate(auxiliary_bc, self.relu_outputs)
+        });
         StudentOutputs {
             main_bc: self.main(pooled_bd),
-            auxiliary_bc: activate(auxiliary_bc, self.relu_outputs),
+            auxiliary_bc,
             projection_bk,
         }
     }
 
+    /// Whether the main outputs are a language model's.
+    pub fn writes(&self) -> bool {
+        self.main.is_none()
+    }
+
+    /// The projection alone, `p_s = P_s(u)`: `[b, d] -> [b, k]`.
+    pub fn project(&self, pooled_bd: Tensor<2>) -> Tensor<2> {
+        match &self.projection {
+            StudentProjection::Orthogonal(map) => map.forward(pooled_bd),
+            StudentProjection::Linear(map) => apply(map, pooled_bd),
+        }
+    }
+
     /// The main outputs alone, `[b, d] -> [b, c]`: what evaluation and prediction use.
+    ///
+    /// # Panics
+    /// As [`StudentHeads::forward`].
     pub fn main(&self, pooled_bd: Tensor<2>) -> Tensor<2> {
         activate(
-            apply(&self.main, self.dropout.forward(pooled_bd)),
+            apply(self.main_linear(), self.dropout.forward(pooled_bd)),
             self.relu_outputs,
         )
     }
 
-    /// The main head's layer, for export: weight `[d, c]`, bias `[c]`.
+    /// The same heads whose main head has no bias, as the classes of causal language models in `transformers` have it.
+    #[must_use]
+    pub fn without_main_bias(mut self) -> Self {
+        if let Some(main) = &mut self.main {
+            main.bias = None;
+        }
+        self
+    }
+
+    /// The main head's layer, for export: weight `[d, c]`, bias `[c]` if it has one.
+    ///
+    /// # Panics
+    /// As [`StudentHeads::forward`].
     pub fn main_linear(&self) -> &Linear {
-        &self.main
+        self.main
+            .as_ref()
+            .expect("a generation task is answered by the language-model head")
     }
 }
 
@@ -321,7 +360,7 @@ mod tests {
                 .init_student_heads(5, &device);
             let outputs = heads.forward(Tensor::ones([2, 5], &device));
             assert_eq!(outputs.main_bc.dims(), [2, 3]);
-            assert_eq!(outputs.auxiliary_bc.dims(), [2, 3]);
+            assert_eq!(outputs.auxiliary_bc.unwrap().dims(), [2, 3]);
             assert_eq!(outputs.projection_bk.dims(), [2, 7]);
             let bias: f32 = heads
                 .main_linear()
@@ -349,7 +388,7 @@ mod tests {
         let pooled = Tensor::<2>::from_floats([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]], &device);
         let outputs = heads.forward(pooled);
         // The bias is zero, so the two rows have opposite signs before the ReLU and one of them is cut to zero.
-        for outputs_bc in [outputs.main_bc, outputs.auxiliary_bc] {
+        for outputs_bc in [outputs.main_bc, outputs.auxiliary_bc.unwrap()] {
             let values: Vec<f32> = outputs_bc.into_data().try_to_vec().unwrap();
             assert!(
                 values.iter().all(|&value| value >= 0.0) && values.contains(&0.0),

@@ -1,27 +1,24 @@
 //! Aligner and student with their optimisers, and one step of them.
-//!
-//! Shape suffixes: `b` batch rows, `f` feature width.
 
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
-use serde_json::{Map, Value};
+use burn::tensor::Device;
 
 use crate::aligner::Aligner;
 use crate::checkpoint::Position;
 use crate::config::TrainingConfig;
-use crate::data::{Padding, Rows, TeacherFeatures, batch, token_batch};
+use crate::data::Step;
 use crate::error::Error;
+use crate::gradients::{Computation, Models, Sum, Sums};
+use crate::measured::Measured;
 use crate::model::Student;
-use crate::objective::{AlignerOutputs, Guidance, LossTerms, Objective, Targets};
 use crate::optimizer::{ModuleAdamW, clip_global_norm};
-use crate::random::{Purpose, Randomness};
-use crate::run_log::Update;
 use crate::schedule::Trained;
-use crate::student::Encoding;
 use crate::student::weights::{load_safetensors, to_safetensors};
+use crate::worker::Worker;
+
+pub use crate::gradients::Lessons;
 
 const STUDENT_FILE: &str = "student.safetensors";
 const STUDENT_OPTIMIZER_FILE: &str = "student_optimizer.safetensors";
@@ -33,44 +30,19 @@ const ALIGNER_OPTIMIZER_FILE: &str = "aligner_optimizer.safetensors";
 pub struct TeacherSide {
     aligner: Aligner,
     optimizer: ModuleAdamW,
-    features: TeacherFeatures,
     /// The aligner in evaluation mode while the student is trained alone.
     frozen: Option<Aligner>,
 }
 
 impl TeacherSide {
     /// An aligner that has not been trained yet.
-    pub fn new(aligner: Aligner, features: TeacherFeatures, training: &TrainingConfig) -> Self {
+    pub fn new(aligner: Aligner, training: &TrainingConfig) -> Self {
         Self {
             aligner,
             optimizer: ModuleAdamW::new(training.weight_decay.get()),
-            features,
             frozen: None,
         }
     }
-}
-
-/// What a run learns with, apart from its teacher.
-#[derive(Clone, Debug)]
-pub struct Lessons<'a> {
-    /// The losses.
-    pub objective: Objective,
-    /// The training rows.
-    pub rows: &'a Rows,
-    /// Whether a run without teacher trains its own auxiliary head.
-    pub auxiliary: bool,
-    /// Parts of a step.
-    pub gradient_accumulation: usize,
-    /// Largest global gradient norm.
-    pub max_gradient_norm: f64,
-    /// Id of padding.
-    pub pad_id: u32,
-    /// How batches are padded.
-    pub padding: Padding,
-    /// Dropout follows from it and the module's step.
-    pub randomness: Randomness,
-    /// With autodiff.
-    pub device: Device,
 }
 
 /// Learning rates of a step.
@@ -82,105 +54,74 @@ pub struct Rates {
     pub aligner: f64,
 }
 
-/// What a step did.
+/// What a step did, not yet read from the device.
 #[derive(Clone, Debug)]
 pub struct StepOutcome {
     /// To the aligner.
-    pub aligner: Option<Update>,
+    pub aligner: Option<Measured>,
     /// To the student.
-    pub student: Option<Update>,
+    pub student: Option<Measured>,
 }
 
 /// Aligner and student under training.
 #[derive(Debug)]
-pub struct Learner<'a> {
-    lessons: Lessons<'a>,
+pub struct Learner {
+    lessons: Lessons,
     student: Student,
     optimizer: ModuleAdamW,
     teacher: Option<TeacherSide>,
+    max_gradient_norm: f64,
+    /// With autodiff; modules and optimisers live here.
+    device: Device,
+    /// One for each further device.
+    workers: Vec<Worker>,
 }
 
-/// Loss and gradient of one module, summed over the parts of a step.
-struct Accumulated<M> {
-    gradients: GradientsAccumulator<M>,
-    loss: f32,
-    terms: Vec<(&'static str, f32)>,
+/// Moves a module by what was summed over a step.
+fn apply<M: Module>(
+    module: M,
+    sum: Sum<M>,
+    optimizer: &mut ModuleAdamW,
+    learning_rate: f64,
+    max_norm: f64,
+) -> (M, Measured) {
+    let (names, values_t, gradients) = sum.finish();
+    let clipped = clip_global_norm(&module, gradients, max_norm);
+    let module = optimizer.step(learning_rate, module, clipped.gradients);
+    let measured = Measured {
+        names,
+        values_t,
+        norm: clipped.norm,
+        learning_rate,
+    };
+    (module, measured)
 }
 
-impl<M: Module> Accumulated<M> {
-    fn new() -> Self {
-        Self {
-            gradients: GradientsAccumulator::new(),
-            loss: 0.0,
-            terms: Vec::new(),
-        }
-    }
-
-    /// Adds a part that holds `share` of the step's rows, so that mean losses add up to the mean over the step.
-    fn add(&mut self, module: &M, loss: LossTerms, share: f32) {
-        let mut values = vec![loss.total.clone().inner()];
-        values.extend(loss.terms.iter().map(|(_, term)| term.clone().inner()));
-        // One transfer for all of them.
-        let values: Vec<f32> = Tensor::cat(values, 0)
-            .into_data()
-            .try_to_vec()
-            .expect("losses are f32");
-        self.loss += share * values[0];
-        for (index, ((name, _), value)) in loss.terms.iter().zip(&values[1..]).enumerate() {
-            match self.terms.get_mut(index) {
-                Some((_, sum)) => *sum += share * value,
-                None => self.terms.push((name, share * value)),
-            }
-        }
-        let total = if share < 1.0 {
-            loss.total.mul_scalar(share)
-        } else {
-            loss.total
-        };
-        let gradients = GradientsParams::from_grads(total.backward(), module);
-        self.gradients.accumulate(module, gradients);
-    }
-
-    /// Moves the module; `None` where the gradient is not finite.
-    fn apply(
-        mut self,
-        module: M,
-        optimizer: &mut ModuleAdamW,
-        rate: f64,
-        max_norm: f64,
-    ) -> Option<(M, Update)> {
-        let clipped = clip_global_norm(&module, self.gradients.grads(), max_norm);
-        if !clipped.norm.is_finite() {
-            return None;
-        }
-        let module = optimizer.step(rate, module, clipped.gradients);
-        let terms = self
-            .terms
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), Value::from(value)));
-        let update = Update {
-            loss: self.loss,
-            terms: terms.collect::<Map<_, _>>(),
-            learning_rate: rate,
-            gradient_norm: clipped.norm,
-        };
-        Some((module, update))
-    }
-}
-
-impl<'a> Learner<'a> {
-    /// A run at its start.
+impl Learner {
+    /// A run at its start; the modules are on the first of `devices`, which have autodiff.
     pub fn new(
-        lessons: Lessons<'a>,
+        lessons: Lessons,
         student: Student,
         teacher: Option<TeacherSide>,
-        weight_decay: f64,
+        training: &TrainingConfig,
+        devices: &[Device],
     ) -> Self {
+        let (device, others) = devices
+            .split_first()
+            .expect("a run has at least one device");
+        let workers = others
+            .iter()
+            .map(|other| Worker::start(lessons.clone(), other.clone(), device.clone()));
+        let optimizer = ModuleAdamW::new(training.weight_decay.get())
+            .with_state(training.optimizer_state, lessons.randomness);
         Self {
+            workers: workers.collect(),
             lessons,
             student,
-            optimizer: ModuleAdamW::new(weight_decay),
+            optimizer,
             teacher,
+            max_gradient_norm: training.max_gradient_norm.get(),
+            device: device.clone(),
         }
     }
 
@@ -199,132 +140,95 @@ impl<'a> Learner<'a> {
         if let Some(teacher) = &mut self.teacher {
             teacher.frozen = (trained == Trained::Student).then(|| teacher.aligner.valid());
         }
+        for worker in &self.workers {
+            worker.begin_pass();
+        }
     }
 
-    /// One optimiser step on `rows`; `position` is where the run stands before it.
+    /// One optimiser step; `position` is where the run stands before it.
+    ///
+    /// Nothing is read from the device, so a gradient that is not finite moves the modules: [`Watch`](crate::measured::Watch)
+    /// finds it before anything of them is kept.
     ///
     /// Dropout is keyed with the steps of the module that it acts on, so that all variants of a seed share the
     /// student's masks however many passes the aligner has.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`]; nothing has moved then, or the aligner alone.
     pub fn step(
         &mut self,
         trained: Trained,
-        rows: &[usize],
+        step: Step,
         position: Position,
         rates: Rates,
-    ) -> Result<StepOutcome, Error> {
-        let part_size = rows
-            .len()
-            .div_ceil(self.lessons.gradient_accumulation)
-            .max(1);
-        let mut aligner_sum = trained.has_aligner().then(Accumulated::<Aligner>::new);
-        let mut student_sum = trained.has_student().then(Accumulated::<Student>::new);
-        for (index, part) in rows.chunks(part_size).enumerate() {
-            let part_number =
-                |step: u64| step * self.lessons.gradient_accumulation as u64 + index as u64;
-            let share = part.len() as f32 / rows.len() as f32;
-            let targets = batch::targets(&self.lessons.rows.labels, part, &self.lessons.device);
-            let taught = self
-                .teacher
-                .as_ref()
-                .map(|teacher| self.teach(teacher, part, part_number(position.aligner_step)));
-            if let (Some(sum), Some(teacher), Some(taught)) =
-                (&mut aligner_sum, &self.teacher, &taught)
-            {
-                sum.add(
-                    &teacher.aligner,
-                    self.lessons.objective.aligner_loss(taught, &targets),
-                    share,
-                );
-            }
-            if let Some(sum) = &mut student_sum {
-                sum.add(
-                    &self.student,
-                    self.student_loss(
-                        part,
-                        taught.as_ref(),
-                        &targets,
-                        part_number(position.student_step),
-                    ),
-                    share,
-                );
-            }
-        }
-        let max_norm = self.lessons.max_gradient_norm;
-        let diverged = || Error::Diverged {
-            step: position.step + 1,
-        };
+    ) -> StepOutcome {
+        let sums = self.sums(trained, step, position);
+        let max_norm = self.max_gradient_norm;
         let mut outcome = StepOutcome {
             aligner: None,
             student: None,
         };
-        if let (Some(sum), Some(teacher)) = (aligner_sum, &mut self.teacher) {
-            let aligner = teacher.aligner.clone();
-            let (aligner, update) = sum
-                .apply(aligner, &mut teacher.optimizer, rates.aligner, max_norm)
-                .ok_or_else(diverged)?;
+        if let (Some(sum), Some(teacher)) = (sums.aligner, &mut self.teacher) {
+            let (aligner, measured) = apply(
+                teacher.aligner.clone(),
+                sum,
+                &mut teacher.optimizer,
+                rates.aligner,
+                max_norm,
+            );
             teacher.aligner = aligner;
-            outcome.aligner = Some(update);
+            outcome.aligner = Some(measured);
         }
-        if let Some(sum) = student_sum {
-            let student = self.student.clone();
-            let (student, update) = sum
-                .apply(student, &mut self.optimizer, rates.student, max_norm)
-                .ok_or_else(diverged)?;
+        if let Some(sum) = sums.student {
+            let (student, measured) = apply(
+                self.student.clone(),
+                sum,
+                &mut self.optimizer,
+                rates.student,
+                max_norm,
+            );
             self.student = student;
-            outcome.student = Some(update);
+            outcome.student = Some(measured);
         }
-        Ok(outcome)
+        if !self.workers.is_empty() {
+            // Moments may be rounded at random: they draw before the other devices seed the one generator.
+            self.device
+                .flush()
+                .expect("the device takes what is launched");
+        }
+        outcome
     }
 
-    fn teach(&self, teacher: &TeacherSide, rows: &[usize], part_number: u64) -> AlignerOutputs {
-        let device = &self.lessons.device;
-        if let Some(frozen) = &teacher.frozen {
-            return frozen.forward(teacher.features.batch(rows, &device.clone().inner()));
-        }
-        device.seed(
-            self.lessons
-                .randomness
-                .device_seed(Purpose::AlignerDropout, part_number),
-        );
-        teacher
-            .aligner
-            .forward(teacher.features.batch(rows, device))
-    }
-
-    fn student_loss(
-        &self,
-        rows: &[usize],
-        taught: Option<&AlignerOutputs>,
-        targets: &Targets,
-        part_number: u64,
-    ) -> LossTerms {
-        let Lessons {
-            rows: all,
-            pad_id,
-            padding,
-            device,
-            ..
-        } = &self.lessons;
-        let encodings: Vec<&Encoding> = rows.iter().map(|&row| &all.encodings[row]).collect();
-        device.seed(
-            self.lessons
-                .randomness
-                .device_seed(Purpose::StudentDropout, part_number),
-        );
-        let outputs = self
-            .student
-            .forward(&token_batch(&encodings, *pad_id, *padding, device));
-        let guidance = match taught {
-            Some(taught) => Guidance::Teacher(taught),
-            None if self.lessons.auxiliary => Guidance::AuxiliaryOnly,
-            None => Guidance::None,
+    /// Losses and gradients of a step over all devices, summed in their order.
+    fn sums(&self, trained: Trained, step: Step, position: Position) -> Sums {
+        let teacher = self.teacher.as_ref();
+        let models = Models {
+            student: &self.student,
+            aligner: teacher.map(|teacher| &teacher.aligner),
+            frozen: teacher.and_then(|teacher| teacher.frozen.as_ref()),
         };
-        self.lessons
-            .objective
-            .student_loss(&outputs, guidance, targets)
+        let mut shards = step.shards.into_iter();
+        let own = shards.next().unwrap_or_default();
+        // A short step has no rows for the last devices.
+        let busy: Vec<&Worker> = self
+            .workers
+            .iter()
+            .zip(shards)
+            .filter(|(_, shards)| !shards.is_empty())
+            .map(|(worker, shards)| {
+                worker.send(models, trained, position, shards);
+                worker
+            })
+            .collect();
+        let computation = Computation {
+            lessons: &self.lessons,
+            models,
+            trained,
+            position,
+            device: &self.device,
+        };
+        let mut sums = computation.sums(own);
+        for worker in busy {
+            sums.add(models, worker.receive());
+        }
+        sums
     }
 
     /// All tensors that the next step depends on, as files of a checkpoint.
@@ -333,7 +237,7 @@ impl<'a> Learner<'a> {
     /// The format cannot hold them.
     pub fn files(&self) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let mut files = BTreeMap::from([
-            (STUDENT_FILE.to_owned(), to_safetensors(&self.student)?),
+            (STUDENT_FILE.to_owned(), self.student.to_safetensors()?),
             (
                 STUDENT_OPTIMIZER_FILE.to_owned(),
                 self.optimizer.to_safetensors()?,
@@ -354,7 +258,7 @@ impl<'a> Learner<'a> {
     /// # Errors
     /// They are not those of this run.
     pub fn restore(&mut self, files: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
-        let device = self.lessons.device.clone().inner();
+        let device = self.device.clone().inner();
         self.student = restore_student(self.student.clone(), files)?;
         self.optimizer
             .load_safetensors(file(files, STUDENT_OPTIMIZER_FILE), &device)?;
@@ -376,7 +280,7 @@ pub fn restore_student(
     student: Student,
     files: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Student, Error> {
-    Ok(load_safetensors(student, file(files, STUDENT_FILE))?)
+    Ok(student.load_safetensors(file(files, STUDENT_FILE))?)
 }
 
 /// An absent file reads as empty, which the format refuses.

@@ -19,7 +19,7 @@
 //! | [`learner`], [`trainer`] | one step; the step loop |
 //! | [`checkpoint`], [`run_log`] | what a run leaves behind |
 //! | [`setup`] | everything that the runs of one configuration share |
-//! | [`evaluate`], [`metrics`], [`statistics`] | predictions, scores, statistics over seeds |
+//! | [`evaluate`], [`generation`], [`metrics`], [`statistics`] | predictions, written answers, scores, statistics over seeds |
 //! | [`compare`] | the method beside its controls |
 //! | [`device`], [`golden`] | CPU or GPU by name; expected losses from elsewhere |
 
@@ -41,14 +41,18 @@ pub mod compare;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod dropout;
 pub mod error;
 pub mod evaluate;
+pub mod generation;
 pub mod golden;
+mod gradients;
 pub mod heads;
 pub mod learner;
 pub mod learning_rate;
 pub mod logging;
 pub mod loss;
+pub mod measured;
 pub mod metrics;
 pub mod model;
 pub mod objective;
@@ -63,6 +67,7 @@ pub mod statistics;
 pub mod stop;
 pub mod student;
 pub mod trainer;
+mod worker;
 
 pub use config::Config;
 pub use device::DeviceChoice;

@@ -4,15 +4,18 @@
 //! This one keeps them by the parameter's name and clips as PyTorch's `clip_grad_norm_` does. The update is burn's.
 
 use std::collections::BTreeMap;
+use std::f32::consts::LN_2;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{
     AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer,
 };
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::device::Precision;
+use crate::random::{Purpose, Randomness};
 use crate::student::weights::WeightsError;
 
 /// ε of PyTorch's AdamW; burn's default is another.
@@ -32,9 +35,14 @@ struct Moments {
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with PyTorch's defaults β = (0.9, 0.999), ε = 1e-8. Weight decay is
 /// decoupled and acts on every parameter that has a gradient, biases and norms included, as `torch.optim.AdamW` does
 /// when it is given all parameters in one group.
+///
+/// With a state in bf16 ([`ModuleAdamW::with_state`]) the update is computed in f32 from moments that are stored in bf16,
+/// half the memory. It is an approximation: every moment is rounded up or down at random, right on average.
 pub struct ModuleAdamW {
     update: AdamW,
     moments: BTreeMap<String, Moments>,
+    /// Where the moments are stored in bf16: what their rounding is drawn from.
+    rounding: Option<Randomness>,
 }
 
 impl std::fmt::Debug for ModuleAdamW {
@@ -55,6 +63,43 @@ impl ModuleAdamW {
         Self {
             update: config.build(),
             moments: BTreeMap::new(),
+            rounding: None,
+        }
+    }
+
+    /// The same optimiser keeping its moments in `precision`.
+    #[must_use]
+    pub fn with_state(mut self, precision: Precision, randomness: Randomness) -> Self {
+        self.rounding = match precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some(randomness),
+        };
+        self
+    }
+
+    fn state_dtype(&self) -> (DType, Dtype) {
+        match self.rounding {
+            None => (DType::F32, Dtype::F32),
+            Some(_) => (DType::BF16, Dtype::BF16),
+        }
+    }
+
+    /// Both moments of a parameter as they are stored.
+    fn stored(&self, name: &str, time: usize, [first, second]: [Tensor<1>; 2]) -> Moments {
+        let Some(randomness) = self.rounding else {
+            return Moments {
+                time,
+                first,
+                second,
+            };
+        };
+        let position = [&(time as u64).to_le_bytes(), name.as_bytes()].concat();
+        let seed = randomness.device_seed_at(Purpose::MomentRounding, &position);
+        first.device().seed(seed);
+        Moments {
+            time,
+            first: rounded(first),
+            second: rounded(second),
         }
     }
 
@@ -68,17 +113,18 @@ impl ModuleAdamW {
         })
     }
 
-    /// The state as safetensors: `<parameter>.moment_1`, `.moment_2` (flat f32) and `.time` (i64). Equal states give
+    /// The state as safetensors: `<parameter>.moment_1`, `.moment_2` (flat, f32 or bf16) and `.time` (i64). Equal states give
     /// equal bytes.
     ///
     /// # Errors
     /// [`WeightsError::Format`] where the format cannot hold them.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        let (_, dtype) = self.state_dtype();
         let mut stored: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
         for (name, moments) in &self.moments {
             for (suffix, values) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
                 let data = values.to_data();
-                let entry = (Dtype::F32, data.shape().to_vec(), data.as_bytes().to_vec());
+                let entry = (dtype, data.shape().to_vec(), data.as_bytes().to_vec());
                 stored.insert(format!("{name}{suffix}"), entry);
             }
             let time = (moments.time as u64).to_le_bytes().to_vec();
@@ -100,18 +146,16 @@ impl ModuleAdamW {
     /// The bytes are not safetensors, or a parameter's state is not complete.
     pub fn load_safetensors(&mut self, bytes: &[u8], device: &Device) -> Result<(), WeightsError> {
         let stored = SafeTensors::deserialize(bytes)?;
+        let (dtype, _) = self.state_dtype();
         let names = stored.names();
         let parameters = names.iter().filter_map(|name| name.strip_suffix(TIME));
         let mut all = BTreeMap::new();
         for name in parameters {
             let moment = |suffix: &str| -> Result<Tensor<1>, WeightsError> {
                 let view = stored.tensor(&format!("{name}{suffix}"))?;
-                let data = TensorData::from_bytes_vec(
-                    view.data().to_vec(),
-                    view.shape().to_vec(),
-                    DType::F32,
-                );
-                Ok(Tensor::from_data(data, (device, DType::F32)))
+                let data =
+                    TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+                Ok(Tensor::from_data(data, (device, dtype)))
             };
             let time = stored.tensor(&format!("{name}{TIME}"))?;
             let time = time
@@ -128,6 +172,19 @@ impl ModuleAdamW {
         self.moments = all;
         Ok(())
     }
+}
+
+/// Values in bf16, rounded up or down at random so that the mean is exact.
+///
+/// Rounding to nearest would not do: with β₂ = 0.999 a second moment changes by a thousandth of itself in a step, less
+/// than half the distance between two bf16 numbers, and would never fall again. The distance is `2^(e-7)` for values
+/// from `2^e` on; noise of that width, added before rounding to nearest, moves the result up as often as it should.
+fn rounded(values: Tensor<1>) -> Tensor<1> {
+    let exponent = values.clone().abs().log().div_scalar(LN_2).floor();
+    // Zero has exponent -∞ and so distance zero.
+    let distance = exponent.sub_scalar(7.0).mul_scalar(LN_2).exp();
+    let noise = values.random_like(Distribution::Uniform(-0.5, 0.5));
+    (values + noise * distance).cast(FloatDType::BF16)
 }
 
 struct Updater<'a> {
@@ -160,8 +217,8 @@ impl ModuleMapper for Updater<'_> {
             .map(|moments| AdamWState {
                 momentum: AdaptiveMomentumState {
                     time: moments.time,
-                    moment_1: moments.first.reshape(shape.clone()),
-                    moment_2: moments.second.reshape(shape),
+                    moment_1: moments.first.cast(FloatDType::F32).reshape(shape.clone()),
+                    moment_2: moments.second.cast(FloatDType::F32).reshape(shape),
                     max_moment_2: None,
                 },
             });
@@ -172,14 +229,9 @@ impl ModuleMapper for Updater<'_> {
                 .step(self.rate, tensor.inner(), gradient, state);
         let momentum = state.expect("AdamW keeps a state").momentum;
         let flat = |moment: Tensor<D>| moment.reshape([-1]);
-        self.optimizer.moments.insert(
-            name,
-            Moments {
-                time: momentum.time,
-                first: flat(momentum.moment_1),
-                second: flat(momentum.moment_2),
-            },
-        );
+        let moments = [flat(momentum.moment_1), flat(momentum.moment_2)];
+        let moments = self.optimizer.stored(&name, momentum.time, moments);
+        self.optimizer.moments.insert(name, moments);
         let mut updated = Tensor::from_inner(updated);
         if requires_gradient {
             updated = updated.require_grad();
@@ -188,17 +240,18 @@ impl ModuleMapper for Updater<'_> {
     }
 }
 
-/// What clipping did.
+/// What clipping did, on the gradients' device; nothing has been read from it.
 #[derive(Debug)]
 pub struct Clipped {
     /// The gradients, scaled down if need be.
     pub gradients: GradientsParams,
-    /// Their global norm before that.
-    pub norm: f64,
+    /// Their global norm before that, `[1]`.
+    pub norm: Tensor<1>,
 }
 
 /// Scales all gradients of `module` by one factor so that their joint Euclidean norm is at most `max_norm`; the factor is
-/// `max_norm / (norm + 1e-6)` where that is under 1, as in PyTorch's `clip_grad_norm_`.
+/// `max_norm / (norm + 1e-6)` where that is under 1, as in PyTorch's `clip_grad_norm_`, and 1 otherwise. Where the norm
+/// is not finite, the scaled gradients are of no use.
 pub fn clip_global_norm<M: Module>(
     module: &M,
     gradients: GradientsParams,
@@ -209,26 +262,20 @@ pub fn clip_global_norm<M: Module>(
         squares: Vec::new(),
     };
     module.visit(&mut squares);
-    if squares.squares.is_empty() {
-        return Clipped {
-            gradients,
-            norm: 0.0,
-        };
-    }
-    let squares = Tensor::cat(squares.squares, 0).into_data();
-    let squares = squares.as_slice::<f32>().expect("gradients are f32");
-    let norm = squares
-        .iter()
-        .map(|&square| f64::from(square))
-        .sum::<f64>()
-        .sqrt();
-    let factor = max_norm / (norm + 1e-6);
-    if factor.is_nan() || factor >= 1.0 {
-        return Clipped { gradients, norm };
-    }
+    assert!(
+        !squares.squares.is_empty(),
+        "a module that is trained has gradients"
+    );
+    let norm = Tensor::cat(squares.squares, 0).sum().sqrt();
+    let factor = norm
+        .clone()
+        .add_scalar(1e-6)
+        .recip()
+        .mul_scalar(max_norm)
+        .clamp_max(1.0);
     let mut scaler = Scaler {
         gradients,
-        factor: factor as f32,
+        factor,
         scaled: GradientsParams::new(),
     };
     module.visit(&mut scaler);
@@ -246,6 +293,7 @@ struct SumOfSquares<'a> {
 impl ModuleVisitor for SumOfSquares<'_> {
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(parameter.id) {
+            let gradient = gradient.cast(FloatDType::F32);
             self.squares.push(gradient.square().sum());
         }
     }
@@ -253,15 +301,15 @@ impl ModuleVisitor for SumOfSquares<'_> {
 
 struct Scaler {
     gradients: GradientsParams,
-    factor: f32,
+    factor: Tensor<1>,
     scaled: GradientsParams,
 }
 
 impl ModuleVisitor for Scaler {
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(parameter.id) {
-            self.scaled
-                .register(parameter.id, gradient.mul_scalar(self.factor));
+            let factor = self.factor.clone().cast(gradient.dtype()).reshape([1; D]);
+            self.scaled.register(parameter.id, gradient * factor);
         }
     }
 }
@@ -314,7 +362,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let pair = pair(&device);
         let clipped = clip_global_norm(&pair, gradients(&pair, 1.0), 1.0);
-        assert!((clipped.norm - 5.0).abs() < 1e-6);
+        assert!((clipped.norm.into_scalar::<f32>() - 5.0).abs() < 1e-6);
         let one: Vec<f32> = clipped
             .gradients
             .get::<2>(pair.one.weight.id)
@@ -332,7 +380,7 @@ mod tests {
         assert!((one[0] - 0.6).abs() < 1e-6 && one[1] == 0.0 && (two[0] - 0.8).abs() < 1e-6);
 
         let short = clip_global_norm(&pair, gradients(&pair, 0.1), 1.0);
-        assert!((short.norm - 0.5).abs() < 1e-6);
+        assert!((short.norm.into_scalar::<f32>() - 0.5).abs() < 1e-6);
         let two: Vec<f32> = short
             .gradients
             .get::<1>(pair.two.id)
@@ -367,14 +415,21 @@ mod tests {
 
     #[test]
     fn a_stored_state_goes_on_bit_for_bit() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            goes_on_bit_for_bit(precision);
+        }
+    }
+
+    fn goes_on_bit_for_bit(precision: Precision) {
         let device = Device::flex().autodiff();
-        let (mut pair, mut optimizer) = (pair(&device), ModuleAdamW::new(0.01));
+        let new = || ModuleAdamW::new(0.01).with_state(precision, Randomness::new(1));
+        let (mut pair, mut optimizer) = (pair(&device), new());
         for scale in [1.0, 0.3, -0.7] {
             let gradients = gradients(&pair, scale);
             pair = optimizer.step(0.1, pair, gradients);
         }
         let bytes = optimizer.to_safetensors().unwrap();
-        let mut resumed = ModuleAdamW::new(0.01);
+        let mut resumed = new();
         resumed
             .load_safetensors(&bytes, &device.clone().inner())
             .unwrap();
@@ -386,6 +441,31 @@ mod tests {
         assert_eq!(
             weights::to_safetensors(&one).unwrap(),
             weights::to_safetensors(&two).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_second_moment_in_bf16_follows_the_exact_one() {
+        let device = Device::flex().autodiff();
+        let module = Param::from_tensor(Tensor::<1>::zeros([1024], &device));
+        let mut optimizer = ModuleAdamW::new(0.0).with_state(Precision::Bf16, Randomness::new(3));
+        let (mut module, mut exact) = (module, 0.0_f64);
+        for step in 0..300 {
+            let gradient = if step == 0 { 1.0 } else { 0.01 };
+            exact = 0.999 * exact + 0.001 * gradient * gradient;
+            let mut gradients = GradientsParams::new();
+            let values = Tensor::<1>::full([1024], gradient, &device.clone().inner());
+            gradients.register(module.id, values);
+            module = optimizer.step(0.1, module, gradients);
+        }
+        let moments = optimizer.moments.values().next().unwrap();
+        assert_eq!(moments.second.dtype(), DType::BF16);
+        let second = moments.second.clone().cast(FloatDType::F32);
+        let mean: f32 = second.mean().into_scalar();
+        // Rounded to nearest, it stays where the first step left it, a quarter higher.
+        assert!(
+            (f64::from(mean) / exact - 1.0).abs() < 0.01,
+            "{mean} is not {exact}"
         );
     }
 

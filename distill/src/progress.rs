@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::logging::BARS;
-use crate::run_log::StepLine;
+use crate::run_log::{StepLine, Update};
 
 /// Time between two log lines where there is no terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,6 +22,8 @@ pub struct Progress {
     num_before: u64,
     started: Instant,
     last_line: Instant,
+    /// Of the last logged step.
+    losses: String,
 }
 
 impl Progress {
@@ -46,6 +48,7 @@ impl Progress {
             num_before,
             started: now,
             last_line: now,
+            losses: String::new(),
         }
     }
 
@@ -60,27 +63,17 @@ impl Progress {
             num_before: 0,
             started: now,
             last_line: now,
+            losses: String::new(),
         }
     }
 
-    /// One more step is done.
-    pub fn step(&mut self, line: &StepLine) {
-        self.advance(|| {
-            let loss = |update: &crate::run_log::Update| update.loss;
-            let (aligner, student) = (
-                line.aligner.as_ref().map(loss),
-                line.student.as_ref().map(loss),
-            );
-            let losses = [("student", student), ("aligner", aligner)];
-            let losses = losses
-                .iter()
-                .filter_map(|(name, loss)| Some(format!("{name} loss {:.4}", (*loss)?)));
-            format!(
-                "epoch {} {}",
-                line.epoch,
-                losses.collect::<Vec<_>>().join(" ")
-            )
-        });
+    /// One more step is done; a step that is not logged has no line.
+    pub fn step(&mut self, line: Option<&StepLine>) {
+        if let Some(line) = line {
+            self.losses = losses(line);
+        }
+        let losses = self.losses.clone();
+        self.advance(|| losses);
     }
 
     /// One more is done; `message` says what.
@@ -109,6 +102,23 @@ impl Progress {
             self.num_done, self.num_all, self.unit
         )
     }
+}
+
+fn losses(line: &StepLine) -> String {
+    let loss = |update: &Update| update.loss;
+    let (aligner, student) = (
+        line.aligner.as_ref().map(loss),
+        line.student.as_ref().map(loss),
+    );
+    let losses = [("student", student), ("aligner", aligner)];
+    let losses = losses
+        .iter()
+        .filter_map(|(name, loss)| Some(format!("{name} loss {:.4}", (*loss)?)));
+    format!(
+        "epoch {} {}",
+        line.epoch,
+        losses.collect::<Vec<_>>().join(" ")
+    )
 }
 
 impl Drop for Progress {

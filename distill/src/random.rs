@@ -16,6 +16,8 @@ const CONTEXT: &[u8] = b"Armada 2026 distill random streams v1";
 pub enum Purpose {
     /// Initial weights of the student's encoder.
     EncoderWeights,
+    /// Initial weights of the student's adapters.
+    AdapterWeights,
     /// Initial weights of the student's heads.
     HeadWeights,
     /// Initial weights of the aligner.
@@ -24,28 +26,41 @@ pub enum Purpose {
     StudentOrder,
     /// Order of the examples in an epoch of the aligner alone.
     AlignerOrder,
+    /// Order of the batches in an epoch of the student, where rows are batched by length.
+    StudentBatches,
+    /// Order of the batches in an epoch of the aligner alone, where rows are batched by length.
+    AlignerBatches,
     /// Dropout in a step of the student.
     StudentDropout,
     /// Dropout in a step of the aligner.
     AlignerDropout,
+    /// Rounding of the optimiser's moments to bf16.
+    MomentRounding,
     /// The permutation of the `shuffled` control.
     FeaturePermutation,
     /// The noise of the `noise` control.
     FeatureNoise,
+    /// The tokens that are drawn when text is written.
+    Sampling,
 }
 
 impl Purpose {
     fn name(self) -> &'static [u8] {
         match self {
             Self::EncoderWeights => b"encoder weights",
+            Self::AdapterWeights => b"adapter weights",
             Self::HeadWeights => b"head weights",
             Self::AlignerWeights => b"aligner weights",
             Self::StudentOrder => b"student order",
             Self::AlignerOrder => b"aligner order",
+            Self::StudentBatches => b"student batches",
+            Self::AlignerBatches => b"aligner batches",
             Self::StudentDropout => b"student dropout",
             Self::AlignerDropout => b"aligner dropout",
+            Self::MomentRounding => b"moment rounding",
             Self::FeaturePermutation => b"feature permutation",
             Self::FeatureNoise => b"feature noise",
+            Self::Sampling => b"sampling",
         }
     }
 }
@@ -69,7 +84,12 @@ impl Randomness {
 
     /// A seed for a device's own generator.
     pub fn device_seed(self, purpose: Purpose, position: u64) -> u64 {
-        let key = self.key(purpose, &position.to_le_bytes());
+        self.device_seed_at(purpose, &position.to_le_bytes())
+    }
+
+    /// As [`Randomness::device_seed`], for positions of several parts.
+    pub fn device_seed_at(self, purpose: Purpose, position: &[u8]) -> u64 {
+        let key = self.key(purpose, position);
         let (head, _) = key.split_first_chunk().expect("a digest has 32 bytes");
         u64::from_le_bytes(*head)
     }

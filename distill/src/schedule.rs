@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::config::{Schedule, TrainingConfig};
 use crate::data::FeatureTransform;
-use crate::objective::ObjectiveConfig;
+use crate::objective::{ObjectiveConfig, TaskKind};
 
 /// What a run is trained with: the method, or one of the controls that make its result believable.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,8 +84,13 @@ impl Supervision {
     /// What a variant comes to under a configuration.
     ///
     /// Two variants that come to the same are the same run, bit for bit: with α = β = 0 the teacher has no weight in the
-    /// student's loss, with γ = 0 neither has the auxiliary head.
-    pub fn new(variant: Variant, objective: &ObjectiveConfig, schedule: Schedule) -> Self {
+    /// student's loss, with γ = 0 neither has the auxiliary head; the student of a generation task has no such head.
+    pub fn new(
+        variant: Variant,
+        objective: &ObjectiveConfig,
+        schedule: Schedule,
+        kind: TaskKind,
+    ) -> Self {
         let teacher = |schedule, transform| {
             if objective.alpha() == 0.0 && objective.beta() == 0.0 {
                 Self::AuxiliaryOnly
@@ -105,7 +110,9 @@ impl Supervision {
             Variant::FrozenRandom => teacher(Schedule::FrozenRandom, FeatureTransform::AsHarvested),
         };
         match supervision {
-            Self::AuxiliaryOnly if objective.gamma() == 0.0 => Self::None,
+            Self::AuxiliaryOnly if objective.gamma() == 0.0 || kind == TaskKind::Generation => {
+                Self::None
+            }
             other => other,
         }
     }
@@ -204,6 +211,7 @@ mod tests {
             Variant::Method,
             &ObjectiveConfig::default(),
             training.schedule,
+            TaskKind::Regression,
         )
     }
 
@@ -241,16 +249,19 @@ mod tests {
             Variant::Noise(2.0),
             Variant::FrozenRandom,
         ];
-        let distinct = |text: &str, schedule| {
+        let distinct_of = |kind, text: &str, schedule| {
             let mut kinds: Vec<Supervision> = Vec::new();
             for variant in all {
-                let kind = Supervision::new(variant, &objective(text), schedule);
-                if !kinds.contains(&kind) {
-                    kinds.push(kind);
+                let supervision = Supervision::new(variant, &objective(text), schedule, kind);
+                if !kinds.contains(&supervision) {
+                    kinds.push(supervision);
                 }
             }
             kinds.len()
         };
+        let distinct = |text: &str, schedule| distinct_of(TaskKind::Regression, text, schedule);
+        let written = distinct_of(TaskKind::Generation, "alpha = 0", Schedule::JointStep);
+        assert_eq!(written, 6);
         assert_eq!(distinct("", Schedule::AlternateEpoch), 7);
         assert_eq!(distinct("", Schedule::FrozenRandom), 6);
         assert_eq!(distinct("alpha = 0\nbeta = 0", Schedule::AlternateEpoch), 2);

@@ -14,11 +14,13 @@ use serde_json::{Map, Value};
 use crate::checkpoint::{Checkpoint, Checkpoints, RunIdentity, Which, read_json, write_json};
 use crate::config::Config;
 use crate::data::{
-    FeatureTransform, JoinReport, Padding, Rows, TrainingData, check_manifest, join, read_corpus,
+    Feed, JoinReport, Padding, PromptEncoder, RowEncoder, RowOrder, Rows, TrainingData,
+    check_manifest, join, read_corpus,
 };
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, Devices};
 use crate::error::Error;
 use crate::evaluate::{Answer, Scores, answers, metric_name, scores};
+use crate::generation::{Answering, open_prompts};
 use crate::heads::HeadsConfig;
 use crate::learner::{Learner, Lessons, TeacherSide, restore_student};
 use crate::learning_rate::LearningRate;
@@ -27,9 +29,9 @@ use crate::objective::{Objective, TaskKind};
 use crate::progress::Progress;
 use crate::random::{Purpose, Randomness};
 use crate::run_log::{EVALUATIONS_FILE, STEPS_FILE};
-use crate::schedule::{Supervision, Variant, passes};
+use crate::schedule::{Supervision, Trained, Variant, passes};
 use crate::stop::Stop;
-use crate::student::{Encoding, PretrainedFiles, TextTokenizer};
+use crate::student::{PretrainedFiles, TextTokenizer};
 use crate::trainer::{Ending, Loop, Trainer};
 
 const RESULT_FILE: &str = "result.json";
@@ -50,6 +52,8 @@ pub struct Inference {
     pub device: Device,
     /// What the student starts from, where it is pretrained.
     pub pretrained: Option<PretrainedFiles>,
+    /// Prompts to token ids, where the task is answered in text.
+    pub prompts: Option<PromptEncoder>,
     padding: Padding,
 }
 
@@ -62,8 +66,10 @@ impl Inference {
         let task = config.run.dataset.open(config.base())?.task().clone();
         let tokenizer = open_tokenizer(&config.run.student, config.base())?;
         let pretrained = open_pretrained(&config.run.student, config.base())?;
+        let prompts = open_prompts(&config, &task, &tokenizer)?;
         let padding = padding(device, tokenizer.max_length());
         Ok(Self {
+            prompts,
             task,
             tokenizer,
             pretrained,
@@ -94,7 +100,7 @@ impl Inference {
             metric: metric_name(self.task.metric()).to_owned(),
             classes: match self.task.label() {
                 LabelKind::Classes(names) => Some(names.clone()),
-                LabelKind::Number => None,
+                LabelKind::Number | LabelKind::Text | LabelKind::Choice(_) => None,
             },
             student: self
                 .pretrained
@@ -129,16 +135,37 @@ impl Inference {
         ))
     }
 
+    /// How rows become token ids.
+    pub fn encoder(&self) -> RowEncoder<'_> {
+        match &self.prompts {
+            Some(prompts) => RowEncoder::Prompts(prompts),
+            None => RowEncoder::Segments(&self.tokenizer),
+        }
+    }
+
     /// What a student in evaluation mode says about some rows.
-    pub fn answers(&self, student: &Student, encodings: &[Encoding]) -> Vec<Answer> {
-        answers(
+    ///
+    /// # Errors
+    /// The tokenizer cannot spell what the student wrote.
+    pub fn answers(&self, student: &Student, rows: &Rows) -> Result<Vec<Answer>, Error> {
+        if let Some(prompts) = &self.prompts {
+            let answering = Answering {
+                task: &self.task,
+                prompts,
+                config: self.config.run.generation.unwrap_or_default(),
+                randomness: Randomness::new(self.config.run.seed),
+                device: &self.device,
+            };
+            return answering.answers(student, rows);
+        }
+        Ok(answers(
             student,
-            encodings,
+            &rows.encodings,
             self.kind(),
             self.tokenizer.pad_id(),
             self.padding,
             &self.device,
-        )
+        ))
     }
 
     /// What a student in evaluation mode scores on some rows; `None` where they have no labels.
@@ -146,11 +173,7 @@ impl Inference {
     /// # Errors
     /// The task's metric does not score its labels.
     pub fn scores(&self, student: &Student, rows: &Rows) -> Result<Option<Scores>, Error> {
-        scores(
-            &self.answers(student, &rows.encodings),
-            rows,
-            self.task.metric(),
-        )
+        scores(&self.answers(student, rows)?, rows, self.task.metric())
     }
 }
 
@@ -217,6 +240,8 @@ pub struct Setup {
     pub inference: Inference,
     /// Rows and features.
     pub data: TrainingData,
+    /// All devices, without autodiff; the first is that of inference.
+    devices: Vec<Device>,
     cache_digest: Sha256Digest,
 }
 
@@ -229,30 +254,39 @@ impl Setup {
     pub fn open(
         config: Config,
         cache_digest: Sha256Digest,
-        device: DeviceChoice,
+        devices: impl Into<Devices>,
         skip: &mut SkipBadRows,
     ) -> Result<Self, Error> {
+        let devices = devices.into();
         let dataset = config.run.dataset.open(config.base())?;
         let folder = config.cache();
         let manifest = Manifest::open_frozen(&folder, &cache_digest)?;
         check_manifest(&folder, &manifest, dataset.task(), &config.run.cache)?;
         let tokenizer = open_tokenizer(&config.run.student, config.base())?;
-        let corpus = read_corpus(&dataset, &config.run.splits, &tokenizer, skip)?;
+        let prompts = open_prompts(&config, dataset.task(), &tokenizer)?;
+        let encoder = match &prompts {
+            Some(prompts) => RowEncoder::Prompts(prompts),
+            None => RowEncoder::Segments(&tokenizer),
+        };
+        let corpus = read_corpus(&dataset, &config.run.splits, encoder, skip)?;
         let data = join(corpus, &folder, &manifest, &config.run.cache)?;
         let pretrained = open_pretrained(&config.run.student, config.base())?;
-        let padding = padding(device, tokenizer.max_length());
+        let padding = padding(devices.first(), tokenizer.max_length());
         let task = dataset.task().clone();
+        let devices = devices.open()?;
         let inference = Inference {
+            prompts,
             task,
             tokenizer,
             pretrained,
-            device: device.open()?,
+            device: devices[0].clone(),
             padding,
             config,
         };
         Ok(Self {
             inference,
             data,
+            devices,
             cache_digest,
         })
     }
@@ -301,9 +335,8 @@ impl Setup {
         if before > 0 {
             tracing::info!("going on after step {before}");
         }
-        let num_steps = self.num_steps(options);
         let mut progress = if told {
-            Progress::new("steps", num_steps, before)
+            Progress::new("steps", trainer.num_steps(), before)
         } else {
             Progress::silent()
         };
@@ -325,19 +358,12 @@ impl Setup {
 
     fn supervision(&self, variant: Variant) -> Supervision {
         let run = &self.inference.config.run;
-        Supervision::new(variant, &run.objective, run.training.schedule)
-    }
-
-    fn num_steps(&self, options: &RunOptions) -> u64 {
-        let training = &self.inference.config.run.training;
-        let passes = passes(self.supervision(options.variant), training).len() as u64;
-        passes
-            * self
-                .data
-                .corpus
-                .train
-                .len()
-                .div_ceil(training.batch_size.get()) as u64
+        Supervision::new(
+            variant,
+            &run.objective,
+            run.training.schedule,
+            self.inference.kind(),
+        )
     }
 
     /// A trainer at the run's start or at a checkpoint. Public for tests that look inside a run.
@@ -358,39 +384,40 @@ impl Setup {
         let heads = self.inference.heads();
         let (base, tokenizer) = (self.inference.config.base(), &self.inference.tokenizer);
         let student = Student::new(&run.student, base, tokenizer, &heads, randomness, &device)?;
-        let teacher = match supervision {
+        let features = match supervision {
             Supervision::Teacher { transform, .. } => {
-                Some(self.teacher(&heads, transform, randomness, &device))
+                Some(self.data.features.transformed(transform, randomness))
             }
             Supervision::None | Supervision::AuxiliaryOnly => None,
         };
-        let lessons = Lessons {
-            objective: Objective::new(run.objective),
+        let teacher = features.as_ref().map(|features| {
+            device.seed(randomness.device_seed(Purpose::AlignerWeights, 0));
+            TeacherSide::new(heads.init_aligner(features.width(), &device), training)
+        });
+        let feed = Feed {
             rows: &self.data.corpus.train,
-            auxiliary: supervision == Supervision::AuxiliaryOnly,
-            gradient_accumulation: training.gradient_accumulation.get(),
-            max_gradient_norm: training.max_gradient_norm.get(),
+            features,
             pad_id: tokenizer.pad_id(),
             padding: self.inference.padding,
-            randomness,
-            device,
+            gradient_accumulation: training.gradient_accumulation.get(),
+            num_devices: self.devices.len(),
         };
-        let learner = Learner::new(lessons, student, teacher, training.weight_decay.get());
+        let lessons = Lessons {
+            objective: Objective::new(run.objective),
+            auxiliary: supervision == Supervision::AuxiliaryOnly,
+            randomness,
+            activation_checkpointing: training.activation_checkpointing,
+            gradient_accumulation: feed.gradient_accumulation,
+            num_devices: feed.num_devices,
+        };
+        let devices: Vec<Device> = self
+            .devices
+            .iter()
+            .map(|device| device.clone().autodiff())
+            .collect();
+        let learner = Learner::new(lessons, student, teacher, training, &devices);
         let settings = self.settings(supervision, randomness, identity);
-        Trainer::new(settings, learner, &options.folder, resume)
-    }
-
-    fn teacher(
-        &self,
-        heads: &HeadsConfig,
-        transform: FeatureTransform,
-        randomness: Randomness,
-        device: &Device,
-    ) -> TeacherSide {
-        let features = self.data.features.transformed(transform, randomness);
-        device.seed(randomness.device_seed(Purpose::AlignerWeights, 0));
-        let aligner = heads.init_aligner(features.width(), device);
-        TeacherSide::new(aligner, features, &self.inference.config.run.training)
+        Trainer::new(settings, feed, learner, &options.folder, resume)
     }
 
     fn settings(
@@ -401,37 +428,47 @@ impl Setup {
     ) -> Loop {
         let run = &self.inference.config.run;
         let training = &run.training;
+        let encodings = self.data.corpus.train.encodings.iter();
+        let order = RowOrder::new(
+            training.batching,
+            encodings.map(|encoding| encoding.ids.len()),
+            self.inference.tokenizer.max_length(),
+            randomness,
+        );
         let passes = passes(supervision, training);
-        let (num_rows, batch_size) = (self.data.corpus.train.len(), training.batch_size.get());
-        let steps_per_pass = num_rows.div_ceil(batch_size) as u64;
-        let rate = |peak: f64, num_passes: usize| {
-            let num_steps = num_passes as u64 * steps_per_pass;
+        let steps = |is_counted: fn(Trained) -> bool| -> u64 {
+            passes
+                .iter()
+                .filter(|pass| is_counted(pass.trained))
+                .map(|&pass| order.num_batches(pass))
+                .sum()
+        };
+        let rate = |peak: f64, num_steps: u64| {
+            let warmup_share = training.warmup_share.get();
             LearningRate::new(
                 peak,
                 training.learning_rate_schedule,
-                training.warmup_share.get(),
+                warmup_share,
                 num_steps,
             )
         };
-        let with_student = passes
-            .iter()
-            .filter(|pass| pass.trained.has_student())
-            .count();
-        let with_aligner = passes
-            .iter()
-            .filter(|pass| pass.trained.has_aligner())
-            .count();
         Loop {
-            student_rate: rate(training.student_learning_rate.get(), with_student),
-            aligner_rate: rate(training.aligner_learning_rate.get(), with_aligner),
+            student_rate: rate(
+                training.student_learning_rate.get(),
+                steps(Trained::has_student),
+            ),
+            aligner_rate: rate(
+                training.aligner_learning_rate.get(),
+                steps(Trained::has_aligner),
+            ),
+            num_steps: steps(|_| true),
             passes,
-            num_rows,
-            batch_size,
+            order,
             checkpoint_every: run
                 .output
                 .checkpoint_every_steps
                 .map(std::num::NonZeroU64::get),
-            randomness,
+            log_every: run.output.log_every_steps.get(),
             metric: metric_name(self.inference.task.metric()),
             identity,
         }

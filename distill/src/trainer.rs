@@ -1,19 +1,21 @@
 //! The step loop: passes, batches, checkpoints, evaluations.
 
 use std::path::Path;
-use std::time::Instant;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Best, Checkpoint, Checkpoints, Position, RunIdentity};
+use crate::data::{Feed, RowOrder, Step};
 use crate::error::Error;
 use crate::evaluate::Scores;
 use crate::learner::{Learner, Rates};
 use crate::learning_rate::LearningRate;
+use crate::measured::Watch;
 use crate::model::Student;
 use crate::progress::Progress;
-use crate::random::{Purpose, Randomness};
 use crate::run_log::{EVALUATIONS_FILE, LineLog, STEPS_FILE, StepLine};
 use crate::schedule::Pass;
 use crate::stop::Stop;
@@ -50,38 +52,43 @@ pub enum Ending {
 pub struct Loop {
     /// What is done, in order.
     pub passes: Vec<Pass>,
-    /// Training rows.
-    pub num_rows: usize,
-    /// Rows of a step.
-    pub batch_size: usize,
+    /// Steps of all passes.
+    pub num_steps: u64,
+    /// Which rows each step reads.
+    pub order: RowOrder,
     /// The student's rate.
     pub student_rate: LearningRate,
     /// The aligner's rate.
     pub aligner_rate: LearningRate,
     /// Steps between checkpoints within a pass.
     pub checkpoint_every: Option<u64>,
-    /// The order of the rows follows from it.
-    pub randomness: Randomness,
+    /// Steps between two lines of the log.
+    pub log_every: u64,
     /// The task's metric.
     pub metric: &'static str,
     /// Which run this is.
     pub identity: RunIdentity,
 }
 
-impl Loop {
-    /// Steps of a pass.
-    pub fn steps_per_pass(&self) -> u64 {
-        self.num_rows.div_ceil(self.batch_size) as u64
+/// Measures speed from one logged step to the next.
+#[derive(Debug)]
+struct Clock {
+    started: Instant,
+    num_rows: usize,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            num_rows: 0,
+        }
     }
 
-    fn order(&self, pass: Pass) -> Vec<usize> {
-        let purpose = if pass.trained.has_student() {
-            Purpose::StudentOrder
-        } else {
-            Purpose::AlignerOrder
-        };
-        self.randomness
-            .permutation(purpose, pass.epoch as u64, self.num_rows)
+    /// Rows a second since the start, which is now.
+    fn lap(&mut self) -> f64 {
+        let Self { started, num_rows } = std::mem::replace(self, Self::start());
+        num_rows as f64 / started.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
@@ -89,7 +96,10 @@ impl Loop {
 #[derive(Debug)]
 pub struct Trainer<'a> {
     settings: Loop,
-    learner: Learner<'a>,
+    feed: Feed<'a>,
+    learner: Learner,
+    watch: Watch,
+    clock: Clock,
     position: Position,
     best: Option<Best>,
     checkpoints: Checkpoints,
@@ -104,7 +114,8 @@ impl<'a> Trainer<'a> {
     /// The checkpoint is not of this run, or the folder cannot be written.
     pub fn new(
         settings: Loop,
-        mut learner: Learner<'a>,
+        feed: Feed<'a>,
+        mut learner: Learner,
         folder: &Path,
         resume: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
@@ -123,7 +134,10 @@ impl<'a> Trainer<'a> {
             position.step.saturating_sub(1)
         };
         Ok(Self {
+            feed,
             learner,
+            watch: Watch::default(),
+            clock: Clock::start(),
             position,
             best,
             checkpoints: Checkpoints::of(folder),
@@ -134,8 +148,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// The aligner and the student.
-    pub fn learner(&self) -> &Learner<'a> {
+    pub fn learner(&self) -> &Learner {
         &self.learner
+    }
+
+    /// Steps of the whole run.
+    pub fn num_steps(&self) -> u64 {
+        self.settings.num_steps
     }
 
     /// Runs all passes that are left. `validate` scores a student in evaluation mode on the validation split.
@@ -148,30 +167,22 @@ impl<'a> Trainer<'a> {
         progress: &mut Progress,
         validate: impl Fn(&Student) -> Result<Scores, Error>,
     ) -> Result<Ending, Error> {
+        let feed = self.feed.clone();
         while let Some(&pass) = self.settings.passes.get(self.position.pass) {
             self.learner.begin_pass(pass.trained);
-            let order = self.settings.order(pass);
-            for rows in order
-                .chunks(self.settings.batch_size)
-                .skip(self.position.batch)
-            {
-                if stop.is_requested() {
-                    self.save()?;
-                    return Ok(Ending::Stopped {
-                        step: self.position.step,
-                    });
-                }
-                progress.step(&self.step(pass, rows)?);
-                stop.count_step();
-                let num_done = self.position.step;
-                if self
-                    .settings
-                    .checkpoint_every
-                    .is_some_and(|every| num_done.is_multiple_of(every))
-                {
-                    self.save()?;
-                }
+            let batches = self.settings.order.batches(pass);
+            let left = &batches[self.position.batch..];
+            let is_stopped = std::thread::scope(|scope| {
+                let steps = feed.prefetched(scope, pass.trained, left);
+                self.pass(pass, &steps, stop, progress)
+            })?;
+            if is_stopped {
+                self.save()?;
+                return Ok(Ending::Stopped {
+                    step: self.position.step,
+                });
             }
+            self.watch.check()?;
             if pass.trained.has_student() {
                 self.evaluate(pass, &validate)?;
             }
@@ -182,31 +193,72 @@ impl<'a> Trainer<'a> {
         Ok(Ending::Finished)
     }
 
-    fn step(&mut self, pass: Pass, rows: &[usize]) -> Result<StepLine, Error> {
-        let started = Instant::now();
+    /// The steps that are left of a pass; whether it was stopped before their end.
+    fn pass(
+        &mut self,
+        pass: Pass,
+        steps: &Receiver<Step>,
+        stop: &Stop,
+        progress: &mut Progress,
+    ) -> Result<bool, Error> {
+        let (started, mut waited, mut num_steps) = (Instant::now(), Duration::ZERO, 0_u64);
+        self.clock = Clock::start();
+        loop {
+            let asked = Instant::now();
+            let Ok(next) = steps.recv() else {
+                break;
+            };
+            if stop.is_requested() {
+                return Ok(true);
+            }
+            waited += asked.elapsed();
+            num_steps += 1;
+            progress.step(self.step(pass, next)?.as_ref());
+            stop.count_step();
+            let every = self.settings.checkpoint_every;
+            if every.is_some_and(|every| self.position.step.is_multiple_of(every)) {
+                self.save()?;
+                self.clock = Clock::start();
+            }
+        }
+        tracing::debug!(
+            "{num_steps} steps in {:.3} s, of which {:.6} s waiting for what they read",
+            started.elapsed().as_secs_f64(),
+            waited.as_secs_f64()
+        );
+        Ok(false)
+    }
+
+    /// One step, and its line if it is logged.
+    fn step(&mut self, pass: Pass, step: Step) -> Result<Option<StepLine>, Error> {
         let rates = Rates {
             student: self.settings.student_rate.at(self.position.student_step),
             aligner: self.settings.aligner_rate.at(self.position.aligner_step),
         };
         let number = self.position.step + 1;
-        let outcome = self
-            .learner
-            .step(pass.trained, rows, self.position, rates)?;
+        let rows = step.num_rows;
+        let outcome = self.learner.step(pass.trained, step, self.position, rates);
         self.position.step = number;
         self.position.batch += 1;
         self.position.student_step += u64::from(pass.trained.has_student());
         self.position.aligner_step += u64::from(pass.trained.has_aligner());
+        self.clock.num_rows += rows;
+        if !number.is_multiple_of(self.settings.log_every) {
+            self.watch.note(number, outcome)?;
+            return Ok(None);
+        }
+        let updates = self.watch.log(number, &outcome)?;
         let line = StepLine {
             step: number,
             epoch: pass.epoch,
             trained: pass.trained.name().to_owned(),
-            rows: rows.len(),
-            aligner: outcome.aligner,
-            student: outcome.student,
-            examples_per_second: rows.len() as f64 / started.elapsed().as_secs_f64().max(1e-9),
+            rows,
+            aligner: updates.aligner,
+            student: updates.student,
+            examples_per_second: self.clock.lap(),
         };
         self.steps.append(&line)?;
-        Ok(line)
+        Ok(Some(line))
     }
 
     /// Scores the student; the best score so far wins, and of equal ones the earlier.
@@ -246,6 +298,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
+        self.watch.check()?;
         self.steps.sync()?;
         self.evaluations.sync()?;
         let files = self.learner.files()?;

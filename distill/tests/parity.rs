@@ -12,7 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use distill::device::Precision;
 use distill::student::save::{ClassifierHead, HeadOutputs, save_pretrained};
 use distill::student::{
-    Encoder, EncoderOutput, FreshBertConfig, TextTokenizer, TokenBatch, WordPieceOptions, weights,
+    Backbone, BackboneOutput, FreshBertConfig, TextTokenizer, TokenBatch, WordPieceOptions, weights,
 };
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -83,13 +83,13 @@ fn difference(left: &[f32], right: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-fn load(dir: &Path) -> Encoder {
-    Encoder::from_pretrained(dir, None, &Device::flex())
+fn load(dir: &Path) -> Backbone {
+    Backbone::from_pretrained(dir, None, &Device::flex())
         .unwrap()
         .0
 }
 
-fn forward(encoder: &Encoder, expected: &Expected) -> EncoderOutput {
+fn forward(encoder: &Backbone, expected: &Expected) -> BackboneOutput {
     encoder.forward(&expected.batch(&Device::flex()))
 }
 
@@ -131,7 +131,7 @@ fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
 #[test]
 fn hidden_states_and_pooled_output_match_transformers() {
     let expected: Expected = read("expected.json");
-    let (encoder, report) = Encoder::from_pretrained(&fixture(), None, &Device::flex()).unwrap();
+    let (encoder, report) = Backbone::from_pretrained(&fixture(), None, &Device::flex()).unwrap();
     assert_eq!(report.applied.len(), 55);
     assert_eq!(report.missing, [""; 0]);
     assert_eq!(report.unused, [""; 0]);
@@ -145,8 +145,8 @@ fn hidden_states_and_pooled_output_match_transformers() {
 fn num_layers_keeps_the_first_layers() {
     let expected: Expected = read("expected.json");
     let device = Device::flex();
-    let (encoder, report) = Encoder::from_pretrained(&fixture(), Some(2), &device).unwrap();
-    assert_eq!(encoder.config().num_layers, 2);
+    let (encoder, report) = Backbone::from_pretrained(&fixture(), Some(2), &device).unwrap();
+    assert_eq!(encoder.config().architecture().num_layers(), 2);
     assert_eq!(report.unused.len(), 16);
     assert!(
         report
@@ -158,7 +158,7 @@ fn num_layers_keeps_the_first_layers() {
     assert!(difference(&hidden, &expected.hidden_of_layer_2) < TOLERANCE);
 
     for requested in [0, 4] {
-        let error = Encoder::from_pretrained(&fixture(), Some(requested), &device).unwrap_err();
+        let error = Backbone::from_pretrained(&fixture(), Some(requested), &device).unwrap_err();
         let message = error.to_string();
         assert!(
             message.starts_with(&format!("num_layers = {requested}, but ")),
@@ -302,7 +302,7 @@ fn a_missing_trunk_weight_is_an_error_that_names_it() {
         (!lost.contains(&name))
             .then(|| (name.to_owned(), Dtype::F32, shape.to_vec(), data.to_vec()))
     });
-    let error = Encoder::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
+    let error = Backbone::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
     let expected = " lacks 2 weights of the encoder: embeddings.LayerNorm.bias, \
                     encoder.layer.1.attention.self.key.weight";
     assert!(error.to_string().ends_with(expected), "{error}");
@@ -317,7 +317,7 @@ fn a_missing_pooler_is_drawn_and_reported() {
     });
     let device = Device::flex();
     device.seed(5);
-    let (encoder, report) = Encoder::from_pretrained(dir.path(), None, &device).unwrap();
+    let (encoder, report) = Backbone::from_pretrained(dir.path(), None, &device).unwrap();
     assert_eq!(report.missing, ["pooler.dense.weight", "pooler.dense.bias"]);
     assert_eq!(
         report.to_string(),
@@ -326,7 +326,7 @@ fn a_missing_pooler_is_drawn_and_reported() {
     let tensors = weights::named_tensors(&encoder);
     let pooler = tensors
         .iter()
-        .find(|tensor| tensor.name == "pooler.dense.weight")
+        .find(|tensor| tensor.name == "trunk.pooler.dense.weight")
         .unwrap();
     let drawn = pooler.data.as_slice::<f32>().unwrap();
     let deviation = (drawn.iter().map(|x| x * x).sum::<f32>() / drawn.len() as f32).sqrt();
@@ -342,7 +342,7 @@ fn a_wrong_shape_is_an_error_with_both_shapes() {
         };
         Some((name.to_owned(), Dtype::F32, shape, data.to_vec()))
     });
-    let error = Encoder::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
+    let error = Backbone::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
     let expected = "tensor `encoder.layer.0.intermediate.dense.weight` has shape [32, 64], \
                     config.json implies [64, 32]";
     assert!(error.to_string().ends_with(expected), "{error}");
@@ -356,7 +356,7 @@ fn pickled_weights_are_refused_with_the_command_that_converts_them() {
         dir.path().join("config.json"),
     )
     .unwrap();
-    let error = Encoder::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
+    let error = Backbone::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -364,7 +364,7 @@ fn pickled_weights_are_refused_with_the_command_that_converts_them() {
         "{error}"
     );
     fs::write(dir.path().join("pytorch_model.bin"), b"pickle").unwrap();
-    let error = Encoder::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
+    let error = Backbone::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
     assert!(
         error.to_string().ends_with("which is never opened"),
         "{error}"
@@ -419,7 +419,7 @@ fn a_head_is_saved_under_the_names_of_transformers() {
     let tokenizer = TextTokenizer::from_dir(&fixture(), 24).unwrap();
     let head = ClassifierHead {
         weight_cd: Tensor::ones([2, 32], &device),
-        bias_c: Tensor::zeros([2], &device),
+        bias_c: Some(Tensor::zeros([2], &device)),
         outputs: HeadOutputs::Classes(vec!["no".to_owned(), "yes".to_owned()]),
     };
     let parent = tempfile::tempdir().unwrap();
@@ -437,7 +437,7 @@ fn a_head_is_saved_under_the_names_of_transformers() {
         serde_json::json!({"0": "no", "1": "yes"})
     );
     assert_eq!(config["problem_type"], "single_label_classification");
-    let (_, report) = Encoder::from_pretrained(&dir, None, &device).unwrap();
+    let (_, report) = Backbone::from_pretrained(&dir, None, &device).unwrap();
     assert_eq!(report.applied.len(), 55);
     assert_eq!(report.unused, ["classifier.bias", "classifier.weight"]);
 }
@@ -514,7 +514,7 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
 /// The random state is one per process: whoever draws from it takes turns.
 static RANDOM_STATE: Mutex<()> = Mutex::new(());
 
-fn fresh(seed: u64, dropout: f64, device: &Device) -> Encoder {
+fn fresh(seed: u64, dropout: f64, device: &Device) -> Backbone {
     let config = FreshBertConfig {
         hidden_size: 32,
         num_layers: 2,
@@ -524,7 +524,7 @@ fn fresh(seed: u64, dropout: f64, device: &Device) -> Encoder {
         dropout,
     };
     device.seed(seed);
-    Encoder::fresh(&config, 71, device).unwrap()
+    Backbone::fresh(&config, 71, device).unwrap()
 }
 
 #[test]
@@ -543,7 +543,7 @@ fn dropout_acts_in_training_alone() {
     let device = Device::flex().autodiff();
     let encoder = fresh(3, 0.1, &device);
     let batch = expected.batch(&device);
-    let pooled = |encoder: &Encoder, batch: &TokenBatch| values(&encoder.forward(batch).pooled_bd);
+    let pooled = |encoder: &Backbone, batch: &TokenBatch| values(&encoder.forward(batch).pooled_bd);
     assert_ne!(pooled(&encoder, &batch), pooled(&encoder, &batch));
     let evaluated = encoder.valid();
     let plain = expected.batch(&Device::flex());
@@ -558,7 +558,7 @@ fn dropout_acts_in_training_alone() {
 fn bf16_stays_close_to_f32_and_keeps_f32_gradients() {
     let expected: Expected = read("expected.json");
     let device = Device::flex().autodiff();
-    let (encoder, _) = Encoder::from_pretrained(&fixture(), None, &device).unwrap();
+    let (encoder, _) = Backbone::from_pretrained(&fixture(), None, &device).unwrap();
     let exact = values(
         &encoder
             .valid()

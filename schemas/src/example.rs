@@ -126,12 +126,14 @@ impl fmt::Display for Split {
 }
 
 /// What an example is labelled with.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Label {
-    /// Index into the task's classes.
+    /// Index into the task's classes or the row's options.
     Class(u32),
     /// A number, for regression tasks.
     Value(f64),
+    /// A text, for tasks that write one.
+    Text(String),
 }
 
 /// One row of a data set: named text fields, a label where one is known, and the split it came from.
@@ -170,8 +172,8 @@ impl Example {
     }
 
     /// The label, absent in published test splits.
-    pub fn label(&self) -> Option<Label> {
-        self.label
+    pub fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
     }
 
     /// The split it was read from.

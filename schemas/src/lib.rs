@@ -28,6 +28,7 @@
     )
 )]
 
+mod choices;
 pub mod columns;
 pub mod dataset;
 pub mod digest;
@@ -41,6 +42,7 @@ pub mod shard;
 pub mod signal;
 pub mod source;
 pub mod task;
+mod template;
 mod top_k;
 mod vectors;
 

@@ -20,7 +20,7 @@ use crate::model::Student;
 use crate::objective::{Guidance, Objective, ObjectiveConfig, Preset, Targets, TaskKind};
 use crate::optimizer::{ModuleAdamW, clip_global_norm};
 use crate::student::weights::{load_safetensors, named_tensors, to_safetensors};
-use crate::student::{Encoder, Encoding, FreshBertConfig};
+use crate::student::{Backbone, Encoding, FreshBertConfig};
 
 /// The verb's command line.
 #[derive(Debug, clap::Args)]
@@ -151,7 +151,7 @@ fn models(device: &Device) -> Result<Models, Error> {
     // Devices draw different numbers.
     heads.dropout = 0.0;
     device.seed(7);
-    let encoder = Encoder::fresh(&sizes, VOCABULARY, device)?;
+    let encoder = Backbone::fresh(&sizes, VOCABULARY, device)?;
     let student = Student::from_parts(encoder, heads.init_student_heads(sizes.hidden_size, device));
     Ok(Models {
         student,
@@ -198,7 +198,7 @@ fn gradients(models: &Models, device: &Device) -> Gradients {
     let objective = Objective::new(ObjectiveConfig::default());
     let taught = models.aligner.forward(feature);
     let aligner_loss = objective.aligner_loss(&taught, &targets);
-    let outputs = models.student.forward(&tokens);
+    let outputs = models.student.forward(&tokens, &targets);
     let student_loss = objective.student_loss(&outputs, Guidance::Teacher(&taught), &targets);
 
     let terms = student_loss

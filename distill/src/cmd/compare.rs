@@ -9,12 +9,13 @@ use std::time::Duration;
 use schemas::Sha256Digest;
 use schemas::dataset::SkipBadRows;
 
-use crate::cli::{RunArguments, how_to_go_on, print, tell_skipped};
+use crate::cli::{TrainingArguments, how_to_go_on, print, tell_skipped};
 use crate::compare::{Plan, PlannedRun, report_path, write_report};
 use crate::config::Config;
-use crate::device::DeviceChoice;
+use crate::device::Devices;
 use crate::error::{Error, Status};
 use crate::model::open_pretrained;
+use crate::objective::TaskKind;
 use crate::progress::Progress;
 use crate::setup::{RunResult, read_result};
 use crate::stop::Stop;
@@ -27,7 +28,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    run: RunArguments,
+    run: TrainingArguments,
     /// Digest of the frozen cache, as `harvest freeze` prints it; goes before the configuration's.
     #[arg(long)]
     cache_digest: Option<Sha256Digest>,
@@ -47,7 +48,7 @@ struct Launcher {
     program: PathBuf,
     config: PathBuf,
     digest: Sha256Digest,
-    device: DeviceChoice,
+    device: Devices,
     restart: bool,
     skip_bad_rows: u64,
     num_threads: usize,
@@ -96,15 +97,15 @@ impl Arguments {
         if let Some(warning) = pretrained.as_ref().and_then(PretrainedFiles::warning) {
             tracing::warn!("{warning}");
         }
+        let dataset = config.run.dataset.open(config.base())?;
         if self.skip_bad_rows > 0 {
-            let dataset = config.run.dataset.open(config.base())?;
             let mut skip = SkipBadRows::new(self.skip_bad_rows);
             for split in dataset.splits() {
                 dataset.read(&split, &mut skip)?;
             }
             tell_skipped(&skip);
         }
-        let plan = Plan::new(&config);
+        let plan = Plan::new(&config, TaskKind::from(dataset.task().label()));
         let jobs = self.jobs.unwrap_or(config.run.compare.jobs).get();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let launcher = Launcher {

@@ -41,7 +41,7 @@ impl Arguments {
             split.clone(),
             &inference.task,
             &examples,
-            &inference.tokenizer,
+            inference.encoder(),
         )?;
         let scores =
             inference

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use schemas::dataset::SkipBadRows;
-use schemas::task::LabelKind;
+use schemas::task::{LabelKind, Metric};
 use schemas::{Example, Split, Task};
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use crate::cli::{RunArguments, StudentArguments, print, tell_skipped};
 use crate::data::Rows;
 use crate::error::{Error, Status};
 use crate::evaluate::Answer;
+use crate::generation::{OptionWeight, best_options};
 
 /// GLUE tasks whose submission names classes by number.
 const NUMBERED: [&str; 4] = ["cola", "sst2", "mrpc", "qqp"];
@@ -70,8 +71,8 @@ impl Arguments {
             tell_skipped(&skip);
             examples
         };
-        let rows = Rows::new(split, &inference.task, &examples, &inference.tokenizer)?;
-        let answers = inference.answers(&student, &rows.encodings);
+        let rows = Rows::new(split, &inference.task, &examples, inference.encoder())?;
+        let answers = inference.answers(&student, &rows)?;
         print(&match self.form {
             Form::Tsv => tsv(&inference.task, &answers),
             Form::Jsonl => jsonl(&inference.task, &rows, &answers),
@@ -114,8 +115,10 @@ fn read_rows(path: &Path, task: &Task) -> Result<Vec<Example>, Error> {
             };
             let row: BTreeMap<String, Value> =
                 serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+            let list_field = task.list_field();
             let texts = row.into_iter().filter_map(|(name, value)| match value {
                 Value::String(text) => Some((name, text)),
+                Value::Array(_) if list_field == Some(&name) => Some((name, value.to_string())),
                 _ => None,
             });
             let fields = task
@@ -129,7 +132,21 @@ fn read_rows(path: &Path, task: &Task) -> Result<Vec<Example>, Error> {
 fn class_name(task: &Task, class: usize) -> String {
     match task.label() {
         LabelKind::Classes(names) => names[class].clone(),
-        LabelKind::Number => class.to_string(),
+        LabelKind::Choice(_) => {
+            let name = task.choice_names().get(class).cloned();
+            name.unwrap_or_else(|| class.to_string())
+        }
+        LabelKind::Number | LabelKind::Text => class.to_string(),
+    }
+}
+
+/// The option that the task's metric counts as the answer.
+fn chosen(task: &Task, weights: &[OptionWeight]) -> usize {
+    let best = best_options(weights, 0);
+    match task.metric() {
+        Metric::AccuracyPerToken => best.per_token,
+        Metric::AccuracyPerByte => best.per_byte,
+        _ => best.likeliest,
     }
 }
 
@@ -143,6 +160,9 @@ fn tsv(task: &Task, answers: &[Answer]) -> String {
                 format!("{:.3}", value.clamp(NUMBER_RANGE.0, NUMBER_RANGE.1))
             }
             Answer::Value(value) => value.to_string(),
+            // A text may hold tabs and line ends; as JSON it has neither.
+            Answer::Text(text) => json!(text).to_string(),
+            Answer::Option(weights) => class_name(task, chosen(task, weights)),
         };
         writeln!(text, "{index}\t{prediction}").expect("a string takes any text");
     }
@@ -165,6 +185,15 @@ fn jsonl(task: &Task, rows: &Rows, answers: &[Answer]) -> String {
                 json!({"index": index, "id": id, "prediction": class_name(task, *class), "probabilities": named})
             }
             Answer::Value(value) => json!({"index": index, "id": id, "prediction": value}),
+            Answer::Text(text) => json!({"index": index, "id": id, "prediction": text}),
+            Answer::Option(weights) => {
+                let log_likelihoods: Vec<f64> =
+                    weights.iter().map(|weight| weight.log_likelihood).collect();
+                json!({
+                    "index": index, "id": id, "prediction": class_name(task, chosen(task, weights)),
+                    "log_likelihoods": log_likelihoods,
+                })
+            }
         };
         writeln!(text, "{line}").expect("a string takes any text");
     }

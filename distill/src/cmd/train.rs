@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemas::Sha256Digest;
 use schemas::dataset::SkipBadRows;
 
-use crate::cli::{RunArguments, how_to_go_on, print, tell_skipped};
+use crate::cli::{TrainingArguments, how_to_go_on, print, tell_skipped};
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::schedule::Variant;
@@ -17,7 +17,7 @@ use crate::student::PretrainedFiles;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    run: RunArguments,
+    run: TrainingArguments,
     /// Digest of the frozen cache, as `harvest freeze` prints it; goes before the configuration's.
     #[arg(long)]
     cache_digest: Option<Sha256Digest>,

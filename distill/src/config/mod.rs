@@ -4,15 +4,17 @@
 
 mod compare;
 mod error;
+mod generation;
 mod number;
 mod student;
 mod training;
 
 pub use compare::{CompareConfig, Control};
 pub use error::ConfigError;
+pub use generation::GenerationConfig;
 pub use number::{NotNegative, Positive, Share};
 pub use student::{StudentConfig, StudentSource};
-pub use training::{Schedule, TrainingConfig};
+pub use training::{Batching, Schedule, TrainingConfig};
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,9 @@ pub struct RunConfig {
     /// Schedule and optimisers.
     #[serde(default)]
     pub training: TrainingConfig,
+    /// How answers in text are written and weighed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationConfig>,
     /// Where results go.
     pub output: OutputConfig,
     /// What `compare` compares.
@@ -61,6 +66,7 @@ pub struct RunConfig {
 
 /// Largest width, length or number of rows of a step.
 const MAX_WIDTH: usize = 65_536;
+const MAX_TOKENS: usize = 1 << 24;
 const MAX_LAYERS: usize = 1_024;
 const MAX_EPOCHS: usize = 100_000;
 
@@ -74,12 +80,29 @@ impl RunConfig {
         if let Schedule::PretrainFreeze { aligner_epochs } = training.schedule {
             check_size("training.aligner_epochs", aligner_epochs.get(), MAX_EPOCHS)?;
         }
-        check_size("training.batch_size", training.batch_size.get(), MAX_WIDTH)?;
-        check_size(
-            "student.max_length",
-            self.student.max_length.get(),
-            MAX_WIDTH,
-        )?;
+        let max_length = self.student.max_length.get();
+        match training.batching {
+            Batching::Rows(rows) => check_size("training.batch_size", rows.get(), MAX_WIDTH)?,
+            Batching::Tokens(budget) => {
+                check_size("training.tokens_per_batch", budget.get(), MAX_TOKENS)?;
+                if budget.get() < max_length {
+                    return Err(format!(
+                        "`training.tokens_per_batch` is {budget}, and a row may have `student.max_length` = {max_length} tokens"
+                    ));
+                }
+            }
+        }
+        check_size("student.max_length", max_length, MAX_WIDTH)?;
+        if let Some(generation) = &self.generation {
+            for (key, value) in [
+                ("generation.max_new_tokens", generation.max_new_tokens),
+                ("generation.batch_size", generation.batch_size),
+            ] {
+                check_size(key, value.get(), MAX_WIDTH)?;
+            }
+        }
+        let rank = self.student.lora.as_ref().map(|lora| lora.rank);
+        check_size("student.lora.rank", count(rank), MAX_WIDTH)?;
         let StudentSource::Fresh { sizes, .. } = &self.student.source else {
             return Ok(());
         };
@@ -178,6 +201,13 @@ pub struct OutputConfig {
     /// Steps between two checkpoints within an epoch; one is written after every epoch anyway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every_steps: Option<NonZeroU64>,
+    /// Steps between two lines of the log. Losses and norms of the steps between stay on the device.
+    #[serde(default = "every_step")]
+    pub log_every_steps: NonZeroU64,
+}
+
+fn every_step() -> NonZeroU64 {
+    NonZeroU64::MIN
 }
 
 /// A configuration with the folder that its relative paths start at.

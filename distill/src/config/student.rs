@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Precision;
-use crate::student::FreshBertConfig;
+use crate::student::chat::ChatFormat;
+use crate::student::{FreshBertConfig, LoraConfig};
 
 /// Where the student's weights come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,10 @@ pub struct StudentConfig {
     pub max_length: NonZeroUsize,
     /// Number format of its matrix products.
     pub precision: Precision,
+    /// How a chat is written for it.
+    pub chat: Option<ChatFormat>,
+    /// Adapters are trained instead of the backbone.
+    pub lora: Option<LoraConfig>,
 }
 
 /// The table as written.
@@ -54,7 +59,11 @@ struct StudentDocument {
     #[serde(default)]
     precision: Precision,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    chat: Option<ChatFormat>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     fresh: Option<FreshBertConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<LoraConfig>,
 }
 
 /// The paper's, for understanding tasks.
@@ -81,6 +90,9 @@ impl TryFrom<StudentDocument> for StudentConfig {
                 if document.num_layers.is_some() {
                     return Err("`student.num_layers` cuts a directory's encoder; use `student.fresh.num_layers`".to_owned());
                 }
+                if document.lora.is_some() {
+                    return Err("`student.lora` trains adapters beside the weights of `student.path`: a fresh encoder has none to keep".to_owned());
+                }
                 sizes.resolve(1).map_err(|error| error.to_string())?;
                 if sizes.max_positions < document.max_length.get() {
                     return Err(format!(
@@ -104,13 +116,15 @@ impl TryFrom<StudentDocument> for StudentConfig {
             source,
             max_length: document.max_length,
             precision: document.precision,
+            chat: document.chat,
+            lora: document.lora,
         })
     }
 }
 
 impl From<StudentConfig> for StudentDocument {
     fn from(config: StudentConfig) -> Self {
-        let (max_length, precision) = (config.max_length, config.precision);
+        let (max_length, precision, lora) = (config.max_length, config.precision, config.lora);
         match config.source {
             StudentSource::Pretrained { path, num_layers } => Self {
                 path: Some(path),
@@ -118,7 +132,9 @@ impl From<StudentConfig> for StudentDocument {
                 tokenizer: None,
                 max_length,
                 precision,
+                chat: config.chat,
                 fresh: None,
+                lora,
             },
             StudentSource::Fresh { sizes, tokenizer } => Self {
                 path: None,
@@ -126,7 +142,9 @@ impl From<StudentConfig> for StudentDocument {
                 tokenizer: Some(tokenizer),
                 max_length,
                 precision,
+                chat: config.chat,
                 fresh: Some(sizes),
+                lora,
             },
         }
     }

@@ -62,6 +62,8 @@ epochs = 3
 aligner_epochs = 2
 batch_size = 16
 gradient_accumulation = 2
+activation_checkpointing = true
+optimizer_state = "bf16"
 max_gradient_norm = 0.5
 student_learning_rate = 1e-4
 aligner_learning_rate = 1e-3
@@ -71,11 +73,33 @@ warmup_share = 0.1
 [output]
 path = "out"
 checkpoint_every_steps = 10
+log_every_steps = 5
+[generation]
+max_new_tokens = 32
+batch_size = 4
+sampling = { temperature = 0.7, top_k = 50, top_p = 0.9 }
 [compare]
 seeds = [1, 2]
 controls = ["undistilled", "noise"]
 noise_sigmas = [1.5]
 jobs = 2
+"#;
+
+/// [`SMALL`] with adapters.
+const ADAPTED: &str = r#"
+[dataset]
+path = "data"
+[cache]
+path = "cache"
+[student]
+path = "student"
+[student.lora]
+rank = 4
+alpha = 16.0
+dropout = 0.1
+target_modules = ["query", "value"]
+[output]
+path = "out"
 "#;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -98,11 +122,29 @@ fn relative_paths_start_at_the_configuration_file() {
 
 #[test]
 fn a_configuration_is_written_as_it_was_read() {
-    for text in [SMALL, WHOLE] {
+    for text in [SMALL, WHOLE, ADAPTED] {
         let config = parse(text).unwrap();
         let again = parse(&toml::to_string(&config.run).unwrap()).unwrap();
         assert_eq!(again.run, config.run);
     }
+}
+
+#[test]
+fn a_step_has_rows_or_positions() {
+    let tokens = WHOLE.replace("batch_size = 16", "tokens_per_batch = 512");
+    let config = parse(&tokens).unwrap();
+    let budget = NonZeroUsize::new(512).unwrap();
+    assert_eq!(config.run.training.batching, Batching::Tokens(budget));
+    let again = parse(&toml::to_string(&config.run).unwrap()).unwrap();
+    assert_eq!(again.run, config.run);
+    insta::assert_snapshot!(refusal("batch_size = 16", "tokens_per_batch = 15"), @"`training.tokens_per_batch` is 15, and a row may have `student.max_length` = 16 tokens");
+    insta::assert_snapshot!(refusal("batch_size = 16", "batch_size = 16\ntokens_per_batch = 512"), @r#"
+    TOML parse error at line 43, column 1
+       |
+    43 | [training]
+       | ^^^^^^^^^^
+    a step has either `training.batch_size` rows or `training.tokens_per_batch` positions
+    "#);
 }
 
 #[test]
@@ -142,7 +184,7 @@ fn refusals_of_training_name_the_key() {
       |
     2 | sed = 7
       | ^^^
-    unknown field `sed`, expected one of `seed`, `dataset`, `splits`, `cache`, `student`, `aligner`, `objective`, `training`, `output`, `compare`
+    unknown field `sed`, expected one of `seed`, `dataset`, `splits`, `cache`, `student`, `aligner`, `objective`, `training`, `generation`, `output`, `compare`
     "#);
     insta::assert_snapshot!(refusal("batch_size = 16", "batch_size = 0"), @r#"
     TOML parse error at line 47, column 14
@@ -159,9 +201,9 @@ fn refusals_of_training_name_the_key() {
     `training.gradient_accumulation` is 2, and a step has only `training.batch_size` = 1 rows
     "#);
     insta::assert_snapshot!(refusal("student_learning_rate = 1e-4", "student_learning_rate = 0"), @r#"
-    TOML parse error at line 50, column 25
+    TOML parse error at line 52, column 25
        |
-    50 | student_learning_rate = 0
+    52 | student_learning_rate = 0
        |                         ^
     0 is not a finite number over 0
     "#);
@@ -187,9 +229,9 @@ fn refusals_of_training_name_the_key() {
     `training.warmup_share` belongs to learning_rate_schedule = "linear-warmup"
     "#);
     insta::assert_snapshot!(refusal("warmup_share = 0.1", "warmup_share = 2"), @r#"
-    TOML parse error at line 54, column 16
+    TOML parse error at line 56, column 16
        |
-    54 | warmup_share = 2
+    56 | warmup_share = 2
        |                ^
     2 is not a share from 0 to 1
     "#);
@@ -255,12 +297,71 @@ fn refusals_of_the_rest_name_the_key() {
     "#);
 }
 
+#[test]
+fn refusals_of_adapters_name_the_key() {
+    let refused = |from: &str, to: &str| {
+        assert!(ADAPTED.contains(from), "{from}");
+        parse(&ADAPTED.replace(from, to)).unwrap_err()
+    };
+    insta::assert_snapshot!(refused("rank = 4", "rank = 0"), @r#"
+    TOML parse error at line 9, column 8
+      |
+    9 | rank = 0
+      |        ^
+    invalid value: integer `0`, expected a nonzero usize
+    "#);
+    insta::assert_snapshot!(refused("alpha = 16.0", "alpha = 0"), @r#"
+    TOML parse error at line 10, column 9
+       |
+    10 | alpha = 0
+       |         ^
+    0 is not a finite number over 0
+    "#);
+    insta::assert_snapshot!(refused("dropout = 0.1", "dropout = 1"), @r#"
+    TOML parse error at line 11, column 11
+       |
+    11 | dropout = 1
+       |           ^
+    dropout is 1; it is a probability, from 0 to less than 1
+    "#);
+    insta::assert_snapshot!(refused("[\"query\", \"value\"]", "[]"), @r#"
+    TOML parse error at line 12, column 18
+       |
+    12 | target_modules = []
+       |                  ^^
+    `target_modules` is an empty list
+    "#);
+    insta::assert_snapshot!(refused("[\"query\", \"value\"]", "\"(query\""), @r#"
+    TOML parse error at line 12, column 18
+       |
+    12 | target_modules = "(query"
+       |                  ^^^^^^^^
+    `target_modules` is no regular expression: regex parse error:
+        (query
+        ^
+    error: unclosed group
+    "#);
+    insta::assert_snapshot!(refused("rank = 4", "rank = 65537"), @"`student.lora.rank` is 65537; it is at most 65536");
+    insta::assert_snapshot!(refusal("[student.fresh]", "[student.lora]\n[student.fresh]"), @r#"
+    TOML parse error at line 20, column 1
+       |
+    20 | [student]
+       | ^^^^^^^^^
+    `student.lora` trains adapters beside the weights of `student.path`: a fresh encoder has none to keep
+    "#);
+}
+
 /// The keys that serde names when it refuses an unknown one in a table.
 fn keys_of(table: &str) -> BTreeSet<String> {
     let text = if table.is_empty() {
         format!("unknown_key = 1\n{WHOLE}")
     } else {
-        WHOLE.replace(
+        let whole = if table == "student.lora" {
+            ADAPTED
+        } else {
+            WHOLE
+        };
+        whole.replace(
             &format!("[{table}]\n"),
             &format!("[{table}]\nunknown_key = 1\n"),
         )
@@ -288,9 +389,11 @@ fn the_reference_page_has_every_key() {
         "cache",
         "student",
         "student.fresh",
+        "student.lora",
         "aligner",
         "objective",
         "training",
+        "generation",
         "output",
         "compare",
     ];
@@ -313,4 +416,12 @@ fn the_reference_page_has_every_key() {
             );
         }
     }
+}
+
+#[test]
+fn the_example_of_an_instruction_run_is_complete() {
+    let text = include_str!("../../../data/generation/distill.toml");
+    let run = parse(text).unwrap().run;
+    assert!(run.generation.is_some() && run.student.lora.is_some());
+    assert_eq!(run.objective.alpha(), 0.0);
 }

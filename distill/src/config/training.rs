@@ -5,7 +5,11 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Serialize};
 
 use super::number::{NotNegative, Positive, Share};
+use crate::device::Precision;
 use crate::learning_rate::LearningRateSchedule;
+
+/// The paper's batch for GLUE.
+const DEFAULT_ROWS: NonZeroUsize = NonZeroUsize::new(32).expect("a literal over zero");
 
 /// When aligner and student are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,16 @@ pub enum Schedule {
     FrozenRandom,
 }
 
+/// How the training rows are cut into steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// So many rows a step, whatever their lengths.
+    Rows(NonZeroUsize),
+    /// Rows of about one length, as many as fit: padded positions of a step, padding counted in buckets of
+    /// [`LENGTH_BUCKET`](crate::data::LENGTH_BUCKET).
+    Tokens(NonZeroUsize),
+}
+
 /// Schedule and optimisers of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TrainingDocument", into = "TrainingDocument")]
@@ -31,10 +45,14 @@ pub struct TrainingConfig {
     pub schedule: Schedule,
     /// Passes of the student over the training rows.
     pub epochs: NonZeroUsize,
-    /// Rows of one optimiser step.
-    pub batch_size: NonZeroUsize,
+    /// What one optimiser step reads.
+    pub batching: Batching,
     /// Parts in which a step's rows are computed, to save memory.
     pub gradient_accumulation: NonZeroUsize,
+    /// Whether the student's activations are computed a second time in the backward pass, to save memory.
+    pub activation_checkpointing: bool,
+    /// Number format in which the student's optimiser keeps its moments.
+    pub optimizer_state: Precision,
     /// Gradients are scaled down to this global norm.
     pub max_gradient_norm: Positive,
     /// Largest learning rate of the student.
@@ -67,8 +85,13 @@ struct TrainingDocument {
     epochs: NonZeroUsize,
     #[serde(skip_serializing_if = "Option::is_none")]
     aligner_epochs: Option<NonZeroUsize>,
-    batch_size: NonZeroUsize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_size: Option<NonZeroUsize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_batch: Option<NonZeroUsize>,
     gradient_accumulation: NonZeroUsize,
+    activation_checkpointing: bool,
+    optimizer_state: Precision,
     max_gradient_norm: Positive,
     student_learning_rate: Positive,
     aligner_learning_rate: Positive,
@@ -86,8 +109,11 @@ impl Default for TrainingDocument {
             schedule: ScheduleName::default(),
             epochs: count(10),
             aligner_epochs: None,
-            batch_size: count(32),
+            batch_size: None,
+            tokens_per_batch: None,
             gradient_accumulation: count(1),
+            activation_checkpointing: false,
+            optimizer_state: Precision::F32,
             max_gradient_norm: positive(1.0),
             student_learning_rate: positive(2e-5),
             aligner_learning_rate: positive(3e-3),
@@ -134,17 +160,14 @@ impl TryFrom<TrainingDocument> for TrainingConfig {
                     .to_owned(),
             );
         }
-        if document.gradient_accumulation > document.batch_size {
-            return Err(format!(
-                "`training.gradient_accumulation` is {}, and a step has only `training.batch_size` = {} rows",
-                document.gradient_accumulation, document.batch_size
-            ));
-        }
+        let batching = batching(&document)?;
         Ok(Self {
             schedule,
             epochs: document.epochs,
-            batch_size: document.batch_size,
+            batching,
             gradient_accumulation: document.gradient_accumulation,
+            activation_checkpointing: document.activation_checkpointing,
+            optimizer_state: document.optimizer_state,
             max_gradient_norm: document.max_gradient_norm,
             student_learning_rate: document.student_learning_rate,
             aligner_learning_rate: document.aligner_learning_rate,
@@ -157,6 +180,27 @@ impl TryFrom<TrainingDocument> for TrainingConfig {
     }
 }
 
+fn batching(document: &TrainingDocument) -> Result<Batching, String> {
+    let rows = match (document.batch_size, document.tokens_per_batch) {
+        (Some(_), Some(_)) => {
+            return Err(
+                "a step has either `training.batch_size` rows or `training.tokens_per_batch` positions"
+                    .to_owned(),
+            );
+        }
+        (None, Some(budget)) => return Ok(Batching::Tokens(budget)),
+        (Some(rows), None) => rows,
+        (None, None) => DEFAULT_ROWS,
+    };
+    if document.gradient_accumulation > rows {
+        return Err(format!(
+            "`training.gradient_accumulation` is {}, and a step has only `training.batch_size` = {rows} rows",
+            document.gradient_accumulation
+        ));
+    }
+    Ok(Batching::Rows(rows))
+}
+
 impl From<TrainingConfig> for TrainingDocument {
     fn from(config: TrainingConfig) -> Self {
         let (schedule, aligner_epochs) = match config.schedule {
@@ -167,13 +211,20 @@ impl From<TrainingConfig> for TrainingDocument {
             }
             Schedule::FrozenRandom => (ScheduleName::FrozenRandom, None),
         };
+        let (batch_size, tokens_per_batch) = match config.batching {
+            Batching::Rows(rows) => (Some(rows), None),
+            Batching::Tokens(budget) => (None, Some(budget)),
+        };
         let warms_up = config.learning_rate_schedule == LearningRateSchedule::LinearWarmup;
         Self {
             schedule,
             epochs: config.epochs,
             aligner_epochs,
-            batch_size: config.batch_size,
+            batch_size,
+            tokens_per_batch,
             gradient_accumulation: config.gradient_accumulation,
+            activation_checkpointing: config.activation_checkpointing,
+            optimizer_state: config.optimizer_state,
             max_gradient_norm: config.max_gradient_norm,
             student_learning_rate: config.student_learning_rate,
             aligner_learning_rate: config.aligner_learning_rate,

@@ -4,7 +4,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use crate::data::Labels;
+use crate::data::{HostResponses, Labels, Rows};
 use crate::objective::Targets;
 use crate::student::{Encoding, TokenBatch};
 
@@ -24,10 +24,59 @@ pub enum Padding {
 }
 
 impl Padding {
-    fn length(self, longest: usize) -> usize {
+    /// Positions of a batch whose longest row has `longest`.
+    pub fn length(self, longest: usize) -> usize {
         match self {
             Self::Longest => longest,
             Self::Multiple { of, limit } => longest.next_multiple_of(of).min(limit).max(longest),
+        }
+    }
+}
+
+/// One padded batch of encodings on the host, ready to be sent to a device.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "the suffix is the shape")]
+pub struct HostTokens {
+    token_ids_bs: TensorData,
+    type_ids_bs: TensorData,
+    attention_mask_bs: TensorData,
+}
+
+impl HostTokens {
+    /// Pads encodings to one length.
+    pub fn new(encodings: &[&Encoding], pad_id: u32, padding: Padding) -> Self {
+        let longest = encodings
+            .iter()
+            .map(|encoding| encoding.ids.len())
+            .max()
+            .unwrap_or(0);
+        let length = padding.length(longest.max(1));
+        let rows = encodings.len();
+        let data = |value: &dyn Fn(&Encoding, usize) -> u32| {
+            let mut values_bs = Vec::with_capacity(rows * length);
+            for encoding in encodings {
+                values_bs.extend((0..length).map(|position| i64::from(value(encoding, position))));
+            }
+            TensorData::new(values_bs, [rows, length])
+        };
+        Self {
+            token_ids_bs: data(&|encoding, position| {
+                encoding.ids.get(position).copied().unwrap_or(pad_id)
+            }),
+            type_ids_bs: data(&|encoding, position| {
+                encoding.type_ids.get(position).copied().unwrap_or(0)
+            }),
+            attention_mask_bs: data(&|encoding, position| u32::from(position < encoding.ids.len())),
+        }
+    }
+
+    /// The batch on `device`.
+    pub fn into_device(self, device: &Device) -> TokenBatch {
+        let tensor = |data| Tensor::<2, Int>::from_data(data, device);
+        TokenBatch {
+            token_ids_bs: tensor(self.token_ids_bs),
+            type_ids_bs: tensor(self.type_ids_bs),
+            attention_mask_bs: tensor(self.attention_mask_bs),
         }
     }
 }
@@ -39,55 +88,64 @@ pub fn token_batch(
     padding: Padding,
     device: &Device,
 ) -> TokenBatch {
-    let longest = encodings
-        .iter()
-        .map(|encoding| encoding.ids.len())
-        .max()
-        .unwrap_or(0);
-    let length = padding.length(longest.max(1));
-    let rows = encodings.len();
-    let tensor = |value: &dyn Fn(&Encoding, usize) -> u32| -> Tensor<2, Int> {
-        let mut values_bs = Vec::with_capacity(rows * length);
-        for encoding in encodings {
-            values_bs.extend((0..length).map(|position| i64::from(value(encoding, position))));
+    HostTokens::new(encodings, pad_id, padding).into_device(device)
+}
+
+/// The labels of some rows on the host, `[b]`.
+#[derive(Clone, Debug)]
+pub enum HostTargets {
+    /// Class indices.
+    Classes(TensorData),
+    /// Numbers in f32.
+    Values(TensorData),
+    /// Texts to be written.
+    Responses(HostResponses),
+}
+
+impl HostTargets {
+    /// Labels of `rows`. Of texts to be written, the tokens count as [`HostResponses::new`] says for a step whose rows
+    /// have `tokens_per_row` of them.
+    ///
+    /// # Panics
+    /// The rows have no labels; training and validation rows always have.
+    pub fn new(all: &Rows, rows: &[usize], tokens_per_row: f64, padding: Padding) -> Self {
+        if !all.writings.is_empty() {
+            let writings = rows.iter().map(|&row| &all.writings[row]);
+            return Self::Responses(HostResponses::new(writings, tokens_per_row, padding));
         }
-        Tensor::from_data(TensorData::new(values_bs, [rows, length]), device)
-    };
-    TokenBatch {
-        token_ids_bs: tensor(&|encoding, position| {
-            encoding.ids.get(position).copied().unwrap_or(pad_id)
-        }),
-        type_ids_bs: tensor(&|encoding, position| {
-            encoding.type_ids.get(position).copied().unwrap_or(0)
-        }),
-        attention_mask_bs: tensor(&|encoding, position| u32::from(position < encoding.ids.len())),
+        match &all.labels {
+            Labels::Classes(classes) => {
+                let values_b: Vec<i64> = rows.iter().map(|&row| i64::from(classes[row])).collect();
+                Self::Classes(TensorData::new(values_b, [rows.len()]))
+            }
+            Labels::Values(values) => {
+                let values_b: Vec<f32> = rows.iter().map(|&row| values[row] as f32).collect();
+                Self::Values(TensorData::new(values_b, [rows.len()]))
+            }
+            Labels::Texts(_) | Labels::Absent => {
+                unreachable!(
+                    "labels of training and validation rows are checked when they are read"
+                )
+            }
+        }
+    }
+
+    /// The labels on `device`.
+    pub fn into_device(self, device: &Device) -> Targets {
+        match self {
+            Self::Classes(data) => Targets::Classes(Tensor::from_data(data, device)),
+            Self::Values(data) => Targets::Values(Tensor::from_data(data, (device, DType::F32))),
+            Self::Responses(responses) => Targets::Responses(responses.into_device(device)),
+        }
     }
 }
 
 /// The labels of some rows.
 ///
 /// # Panics
-/// The rows have no labels; training and validation rows always have.
-pub fn targets(labels: &Labels, rows: &[usize], device: &Device) -> Targets {
-    match labels {
-        Labels::Classes(classes) => {
-            let values_b: Vec<i64> = rows.iter().map(|&row| i64::from(classes[row])).collect();
-            Targets::Classes(Tensor::from_data(
-                TensorData::new(values_b, [rows.len()]),
-                device,
-            ))
-        }
-        Labels::Values(values) => {
-            let values_b: Vec<f32> = rows.iter().map(|&row| values[row] as f32).collect();
-            Targets::Values(Tensor::from_data(
-                TensorData::new(values_b, [rows.len()]),
-                (device, DType::F32),
-            ))
-        }
-        Labels::Absent => {
-            unreachable!("labels of training and validation rows are checked when they are read")
-        }
-    }
+/// As [`HostTargets::new`].
+pub fn targets(all: &Rows, rows: &[usize], tokens_per_row: f64, device: &Device) -> Targets {
+    HostTargets::new(all, rows, tokens_per_row, Padding::Longest).into_device(device)
 }
 
 #[cfg(test)]

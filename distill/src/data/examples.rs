@@ -1,13 +1,14 @@
 //! Examples of a data set, tokenised once.
 
+use std::borrow::Cow;
+
 use schemas::dataset::{Dataset, SkipBadRows};
-use schemas::{Example, ExampleId, Label, Split, Task};
+use schemas::{Example, ExampleId, Label, LabelKind, Split, Task};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::SplitNames;
-use crate::data::JoinError;
+use crate::data::{JoinError, PromptEncoder, Writing};
 use crate::error::Error;
-use crate::objective::TaskKind;
 use crate::student::{Encoding, TextTokenizer};
 
 /// Labels of some rows, in their order.
@@ -17,8 +18,34 @@ pub enum Labels {
     Classes(Vec<u32>),
     /// Numbers.
     Values(Vec<f64>),
+    /// Texts.
+    Texts(Vec<String>),
     /// At least one row has none.
     Absent,
+}
+
+/// How rows become token ids.
+#[derive(Clone, Copy, Debug)]
+pub enum RowEncoder<'a> {
+    /// One or two segments, for a student that reads.
+    Segments(&'a TextTokenizer),
+    /// A prompt and what follows it, for a student that writes.
+    Prompts(&'a PromptEncoder),
+}
+
+impl RowEncoder<'_> {
+    fn encode(self, task: &Task, example: &Example) -> Result<(Encoding, Option<Writing>), Error> {
+        match self {
+            Self::Segments(tokenizer) => {
+                let (first, second) = task.render(example);
+                Ok((tokenizer.encode_pair(&first, second.as_deref())?, None))
+            }
+            Self::Prompts(prompts) => {
+                let writing = prompts.encode(task, example)?;
+                Ok((writing.whole.encoding(), Some(writing)))
+            }
+        }
+    }
 }
 
 /// Tokenised rows of one split, in file order.
@@ -30,6 +57,8 @@ pub struct Rows {
     pub ids: Vec<ExampleId>,
     /// Token ids of each row.
     pub encodings: Vec<Encoding>,
+    /// What a student that writes makes of each row; empty for any other.
+    pub writings: Vec<Writing>,
     /// Their labels.
     pub labels: Labels,
 }
@@ -43,20 +72,20 @@ impl Rows {
         split: Split,
         task: &Task,
         examples: &[Example],
-        tokenizer: &TextTokenizer,
+        encoder: RowEncoder<'_>,
     ) -> Result<Self, Error> {
-        let encodings = examples
-            .iter()
-            .map(|example| {
-                let (first, second) = task.render(example);
-                tokenizer.encode_pair(&first, second.as_deref())
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let (mut encodings, mut writings) = (Vec::new(), Vec::new());
+        for example in examples {
+            let (encoding, writing) = encoder.encode(task, example)?;
+            encodings.push(encoding);
+            writings.extend(writing);
+        }
         Ok(Self {
             split,
             ids: examples.iter().map(Example::id).collect(),
             encodings,
-            labels: labels(TaskKind::from(task.label()), examples),
+            writings,
+            labels: labels(task.label(), examples),
         })
     }
 
@@ -84,9 +113,11 @@ impl Rows {
             split: self.split,
             ids: kept(self.ids, keep),
             encodings: kept(self.encodings, keep),
+            writings: kept(self.writings, keep),
             labels: match self.labels {
                 Labels::Classes(classes) => Labels::Classes(kept(classes, keep)),
                 Labels::Values(values) => Labels::Values(kept(values, keep)),
+                Labels::Texts(texts) => Labels::Texts(kept(texts, keep)),
                 Labels::Absent => Labels::Absent,
             },
         }
@@ -100,37 +131,49 @@ impl Rows {
                 hasher.update(token.to_le_bytes());
                 hasher.update(segment.to_le_bytes());
             }
-            let label: u64 = match &self.labels {
-                Labels::Classes(classes) => u64::from(classes[row]),
-                Labels::Values(values) => values[row].to_bits(),
-                Labels::Absent => u64::MAX,
+            let label: Cow<'_, [u8]> = match &self.labels {
+                Labels::Classes(classes) => u64::from(classes[row]).to_le_bytes().to_vec().into(),
+                Labels::Values(values) => values[row].to_bits().to_le_bytes().to_vec().into(),
+                Labels::Texts(texts) => {
+                    hasher.update((texts[row].len() as u64).to_le_bytes());
+                    texts[row].as_bytes().into()
+                }
+                Labels::Absent => u64::MAX.to_le_bytes().to_vec().into(),
             };
-            hasher.update(label.to_le_bytes());
+            hasher.update(&label);
+            if let Some(writing) = self.writings.get(row) {
+                hasher.update((writing.whole.response_start as u64).to_le_bytes());
+            }
         }
     }
 }
 
-fn labels(kind: TaskKind, examples: &[Example]) -> Labels {
-    let classes = || {
-        examples.iter().map(|example| match example.label() {
-            Some(Label::Class(class)) => Some(class),
-            _ => None,
-        })
-    };
-    let values = || {
-        examples.iter().map(|example| match example.label() {
-            Some(Label::Value(value)) => Some(value),
-            _ => None,
-        })
-    };
-    match kind {
-        TaskKind::Classification { .. } => classes()
+fn labels(kind: &LabelKind, examples: &[Example]) -> Labels {
+    let labels = || examples.iter().map(Example::label);
+    let found = match kind {
+        LabelKind::Classes(_) | LabelKind::Choice(_) => labels()
+            .map(|label| match label {
+                Some(&Label::Class(class)) => Some(class),
+                _ => None,
+            })
             .collect::<Option<_>>()
-            .map_or(Labels::Absent, Labels::Classes),
-        TaskKind::Regression => values()
+            .map(Labels::Classes),
+        LabelKind::Number => labels()
+            .map(|label| match label {
+                Some(&Label::Value(value)) => Some(value),
+                _ => None,
+            })
             .collect::<Option<_>>()
-            .map_or(Labels::Absent, Labels::Values),
-    }
+            .map(Labels::Values),
+        LabelKind::Text => labels()
+            .map(|label| match label {
+                Some(Label::Text(text)) => Some(text.clone()),
+                _ => None,
+            })
+            .collect::<Option<_>>()
+            .map(Labels::Texts),
+    };
+    found.unwrap_or(Labels::Absent)
 }
 
 /// A task with the three splits of a run.
@@ -177,12 +220,12 @@ impl Corpus {
 pub fn read_corpus(
     dataset: &Dataset,
     names: &SplitNames,
-    tokenizer: &TextTokenizer,
+    encoder: RowEncoder<'_>,
     skip: &mut SkipBadRows,
 ) -> Result<Corpus, Error> {
     let mut read = |split: &Split| -> Result<Rows, Error> {
         let examples = dataset.read(split, skip)?;
-        Rows::new(split.clone(), dataset.task(), &examples, tokenizer)
+        Rows::new(split.clone(), dataset.task(), &examples, encoder)
     };
     let train = read(&names.train)?;
     let validation = read(&names.validation)?;

@@ -2,6 +2,8 @@
 //!
 //! Shape suffixes: `n` training rows, `b` batch rows, `f` feature width (D in the method).
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use schemas::ExampleId;
 use schemas::shard::VectorValues;
@@ -23,14 +25,14 @@ pub enum FeatureTransform {
     },
 }
 
-/// The features of all training rows, in the precision of the cache.
+/// The features of all training rows, in the precision of the cache. Clones share them.
 #[derive(Clone, Debug)]
 pub struct TeacherFeatures {
     width: usize,
-    values: VectorValues,
+    values: Arc<VectorValues>,
     /// Where each training row's feature is.
     rows: Vec<usize>,
-    ids: Vec<ExampleId>,
+    ids: Arc<[ExampleId]>,
     noise: Option<(Randomness, f32)>,
 }
 
@@ -39,9 +41,9 @@ impl TeacherFeatures {
     pub fn new(width: usize, values: VectorValues, rows: Vec<usize>, ids: Vec<ExampleId>) -> Self {
         Self {
             width,
-            values,
+            values: Arc::new(values),
             rows,
-            ids,
+            ids: ids.into(),
             noise: None,
         }
     }
@@ -70,6 +72,11 @@ impl TeacherFeatures {
 
     /// The features of some training rows, `[b, D]` in f32.
     pub fn batch(&self, rows: &[usize], device: &Device) -> Tensor<2> {
+        Tensor::from_data(self.host_batch(rows), (device, DType::F32))
+    }
+
+    /// The features of some training rows on the host, `[b, D]` in f32.
+    pub fn host_batch(&self, rows: &[usize]) -> TensorData {
         let mut values_bf = Vec::with_capacity(rows.len() * self.width);
         for &row in rows {
             let begin = values_bf.len();
@@ -85,15 +92,12 @@ impl TeacherFeatures {
                 }
             }
         }
-        Tensor::from_data(
-            TensorData::new(values_bf, [rows.len(), self.width]),
-            (device, DType::F32),
-        )
+        TensorData::new(values_bf, [rows.len(), self.width])
     }
 
     fn append(&self, place: usize, to: &mut Vec<f32>) {
         let range = place * self.width..(place + 1) * self.width;
-        match &self.values {
+        match &*self.values {
             VectorValues::F16(values) => {
                 to.extend(values[range].iter().map(|value| value.to_f32()));
             }

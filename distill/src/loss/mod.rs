@@ -14,6 +14,7 @@ mod elementwise;
 mod euclid;
 mod inner;
 mod mean_squared;
+mod next_token;
 mod norm;
 mod softened;
 
@@ -23,6 +24,7 @@ pub use elementwise::elementwise_norm;
 pub use euclid::{euclid_mean_squared, euclid_norm};
 pub use inner::inner;
 pub use mean_squared::{mean_squared, regression};
+pub use next_token::{next_token, predicting_states, token_log_probabilities};
 pub use softened::{Space, softened_norm, softened_squared};
 
 use burn::tensor::{FloatDType, Tensor};

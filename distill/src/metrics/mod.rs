@@ -6,12 +6,16 @@
 mod accuracy;
 mod correlation;
 mod f1;
+mod last_number;
 mod matthews;
+mod rouge;
 
 pub use accuracy::accuracy;
 pub use correlation::{pearson, spearman};
 pub use f1::{f1, f1_macro};
+pub use last_number::{last_number, same_last_number};
 pub use matthews::matthews;
+pub use rouge::rouge_l;
 
 use schemas::task::Metric;
 
@@ -31,6 +35,23 @@ pub enum Predictions {
     Classes(Vec<Outcome<usize>>),
     /// Numbers.
     Values(Vec<Outcome<f64>>),
+    /// Written texts.
+    Texts(Vec<Outcome<String>>),
+    /// Options.
+    Options(Vec<OptionOutcome>),
+}
+
+/// What was chosen for one multiple-choice example, by three rules, and what is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionOutcome {
+    /// The option of the largest log-likelihood.
+    pub likeliest: usize,
+    /// The option of the largest log-likelihood for each of its tokens.
+    pub per_token: usize,
+    /// The option of the largest log-likelihood for each of its bytes.
+    pub per_byte: usize,
+    /// The label.
+    pub expected: usize,
 }
 
 impl Predictions {
@@ -39,6 +60,8 @@ impl Predictions {
         match self {
             Self::Classes(outcomes) => outcomes.len(),
             Self::Values(outcomes) => outcomes.len(),
+            Self::Texts(outcomes) => outcomes.len(),
+            Self::Options(outcomes) => outcomes.len(),
         }
     }
 
@@ -54,17 +77,18 @@ impl Predictions {
 pub struct MetricError {
     /// The metric asked for.
     pub metric: Metric,
-    /// `classes` or `numbers`.
+    /// `classes`, `numbers`, `texts` or `options`.
     pub labels: &'static str,
 }
 
 impl MetricError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
-        let fitting = if self.labels == "classes" {
-            "accuracy, f1, f1_macro or matthews"
-        } else {
-            "pearson or spearman"
+        let fitting = match self.labels {
+            "classes" => "accuracy, f1, f1_macro or matthews",
+            "numbers" => "pearson or spearman",
+            "texts" => "rouge_l or last_number",
+            _ => "accuracy, accuracy_per_token or accuracy_per_byte",
         };
         Some(format!("{} are scored by {fitting}", self.labels))
     }
@@ -73,27 +97,45 @@ impl MetricError {
 /// The score of `predictions`; higher is better for every metric. `None` where it is not defined.
 ///
 /// # Errors
-/// [`MetricError`] where the metric scores the other kind of label.
+/// [`MetricError`] where the metric scores another kind of label.
 pub fn score(metric: Metric, predictions: &Predictions) -> Result<Option<f64>, MetricError> {
-    match (metric, predictions) {
-        (Metric::Accuracy, Predictions::Classes(outcomes)) => Ok(accuracy(outcomes)),
-        (Metric::F1, Predictions::Classes(outcomes)) => Ok(f1(outcomes)),
-        (Metric::F1Macro, Predictions::Classes(outcomes)) => Ok(f1_macro(outcomes)),
-        (Metric::Matthews, Predictions::Classes(outcomes)) => Ok(matthews(outcomes)),
-        (Metric::Pearson, Predictions::Values(outcomes)) => Ok(pearson(outcomes)),
-        (Metric::Spearman, Predictions::Values(outcomes)) => Ok(spearman(outcomes)),
-        (Metric::Pearson | Metric::Spearman, Predictions::Classes(_)) => Err(MetricError {
-            metric,
-            labels: "classes",
-        }),
-        (
-            Metric::Accuracy | Metric::F1 | Metric::F1Macro | Metric::Matthews,
-            Predictions::Values(_),
-        ) => Err(MetricError {
-            metric,
-            labels: "numbers",
-        }),
+    let refuse = |labels| Err(MetricError { metric, labels });
+    match predictions {
+        Predictions::Classes(outcomes) => match metric {
+            Metric::Accuracy => Ok(accuracy(outcomes)),
+            Metric::F1 => Ok(f1(outcomes)),
+            Metric::F1Macro => Ok(f1_macro(outcomes)),
+            Metric::Matthews => Ok(matthews(outcomes)),
+            _ => refuse("classes"),
+        },
+        Predictions::Values(outcomes) => match metric {
+            Metric::Pearson => Ok(pearson(outcomes)),
+            Metric::Spearman => Ok(spearman(outcomes)),
+            _ => refuse("numbers"),
+        },
+        Predictions::Texts(outcomes) => match metric {
+            Metric::RougeL => Ok(mean(outcomes, |one| rouge_l(&one.predicted, &one.expected))),
+            Metric::LastNumber => Ok(share(outcomes, |one| {
+                same_last_number(&one.predicted, &one.expected)
+            })),
+            _ => refuse("texts"),
+        },
+        Predictions::Options(outcomes) => match metric {
+            Metric::Accuracy => Ok(share(outcomes, |one| one.likeliest == one.expected)),
+            Metric::AccuracyPerToken => Ok(share(outcomes, |one| one.per_token == one.expected)),
+            Metric::AccuracyPerByte => Ok(share(outcomes, |one| one.per_byte == one.expected)),
+            _ => refuse("options"),
+        },
     }
+}
+
+fn mean<T>(outcomes: &[T], value: impl Fn(&T) -> f64) -> Option<f64> {
+    let sum: f64 = outcomes.iter().map(value).sum();
+    (!outcomes.is_empty()).then(|| sum / outcomes.len() as f64)
+}
+
+fn share<T>(outcomes: &[T], is_right: impl Fn(&T) -> bool) -> Option<f64> {
+    mean(outcomes, |one| f64::from(u8::from(is_right(one))))
 }
 
 /// Expected values in these tests were printed by `scripts/golden/metrics.py` (scikit-learn 1.9.1, SciPy 1.17.1).
@@ -155,5 +197,36 @@ mod tests {
             "classes are scored by accuracy, f1, f1_macro or matthews"
         );
         assert!(score(Metric::Matthews, &values).is_err());
+    }
+
+    #[test]
+    fn texts_and_options_have_metrics_of_their_own() {
+        let text = |predicted: &str, expected: &str| Outcome {
+            predicted: predicted.to_owned(),
+            expected: expected.to_owned(),
+        };
+        let texts = Predictions::Texts(vec![text("a 3", "a 3"), text("4", "b 5")]);
+        assert_eq!(score(Metric::RougeL, &texts), Ok(Some(0.5)));
+        assert_eq!(score(Metric::LastNumber, &texts), Ok(Some(0.5)));
+        let error = score(Metric::Accuracy, &texts).unwrap_err();
+        assert_eq!(
+            error.hint().unwrap(),
+            "texts are scored by rouge_l or last_number"
+        );
+        let option = |likeliest, per_token, per_byte| OptionOutcome {
+            likeliest,
+            per_token,
+            per_byte,
+            expected: 1,
+        };
+        let options = Predictions::Options(vec![option(1, 0, 1), option(0, 1, 1)]);
+        assert_eq!(score(Metric::Accuracy, &options), Ok(Some(0.5)));
+        assert_eq!(score(Metric::AccuracyPerToken, &options), Ok(Some(0.5)));
+        assert_eq!(score(Metric::AccuracyPerByte, &options), Ok(Some(1.0)));
+        assert!(score(Metric::F1, &options).is_err());
+        assert_eq!(
+            score(Metric::RougeL, &Predictions::Texts(Vec::new())),
+            Ok(None)
+        );
     }
 }

@@ -5,25 +5,32 @@
 //! sg the stop-gradient, which this module applies itself. Source: arXiv 2603.10877 and the authors' reference script;
 //! where they differ, [`Preset`] chooses.
 //!
+//! In a generation task there are no shared outputs, which is how we read the paper: `L_t = MSE(dec(h'), z) +
+//! γ MSE(dec_aux(p_t), z)`; `L_s = CE + β M(sg p_t, p_s)`, CE the next-token cross-entropy of the response.
+//!
 //! Shape suffixes: `b` batch rows, `c` classes (1 for regression), `k` shared width.
 
 mod config;
 mod outputs;
 
 pub use config::{Manifold, ObjectiveConfig, ObjectiveError, ObjectiveSettings, Preset};
-pub use outputs::{AlignerOutputs, Guidance, StudentOutputs, Targets, TaskKind};
+pub use outputs::{AlignerOutputs, Guidance, Responses, StudentOutputs, Targets, TaskKind};
 
 use burn::tensor::Tensor;
 
 use crate::loss::{
     Space, cosine, cross_entropy, elementwise_norm, euclid_mean_squared, euclid_norm, inner,
-    mean_squared, regression, softened_norm, softened_squared,
+    mean_squared, next_token, regression, softened_norm, softened_squared,
 };
 
 /// Name of the task loss of the main outputs.
 pub const TASK: &str = "task";
 /// Name of the task loss of the auxiliary outputs.
 pub const TASK_AUXILIARY: &str = "task_aux";
+/// Name of the error of what the aligner of a generation task reads off its hidden layer.
+pub const RECONSTRUCTION: &str = "reconstruction";
+/// Name of the error of what it reads off its projection.
+pub const RECONSTRUCTION_AUXILIARY: &str = "reconstruction_aux";
 /// Name of the distance between the main outputs of aligner and student.
 pub const KD: &str = "kd";
 /// Name of the distance between the auxiliary outputs of aligner and student.
@@ -93,13 +100,20 @@ impl Objective {
         Self { config }
     }
 
-    /// `L_t`. The student appears nowhere in it. Term names: [`TASK`], [`TASK_AUXILIARY`].
+    /// `L_t`. The student appears nowhere in it. Term names: [`TASK`], [`TASK_AUXILIARY`]; in a generation task
+    /// [`RECONSTRUCTION`], [`RECONSTRUCTION_AUXILIARY`].
     pub fn aligner_loss(&self, aligner: &AlignerOutputs, targets: &Targets) -> LossTerms {
+        let (names, loss): (_, &dyn Fn(&Tensor<2>) -> Tensor<1>) = match &aligner.reconstructed_bf {
+            Some(feature_bf) => ((RECONSTRUCTION, RECONSTRUCTION_AUXILIARY), &|output_bf| {
+                mean_squared(feature_bf.clone(), output_bf.clone())
+            }),
+            None => ((TASK, TASK_AUXILIARY), &|output_bc| {
+                task(output_bc, targets)
+            }),
+        };
         let mut sum = WeightedSum::default();
-        sum.add(TASK, 1.0, || task(&aligner.main_bc, targets));
-        sum.add(TASK_AUXILIARY, self.config.gamma(), || {
-            task(&aligner.auxiliary_bc, targets)
-        });
+        sum.add(names.0, 1.0, || loss(&aligner.main_bc));
+        sum.add(names.1, self.config.gamma(), || loss(&aligner.auxiliary_bc));
         sum.finish()
     }
 
@@ -110,6 +124,9 @@ impl Objective {
     /// | [`Guidance::None`] | `T(o_s, y)` |
     /// | [`Guidance::AuxiliaryOnly`] | `T(o_s, y) + γ T(a_s, y)` |
     /// | [`Guidance::Teacher`] | `L_s` in full |
+    ///
+    /// The student of a generation task has no auxiliary outputs, and α is 0 there: what is left is `T(o_s, y)` and
+    /// `β M(sg p_t, p_s)`.
     pub fn student_loss(
         &self,
         student: &StudentOutputs,
@@ -124,17 +141,21 @@ impl Objective {
             Guidance::Teacher(_) => (1.0 - alpha, (1.0 - alpha) * gamma),
         };
         sum.add(TASK, task_weight, || task(&student.main_bc, targets));
-        sum.add(TASK_AUXILIARY, task_auxiliary_weight, || {
-            task(&student.auxiliary_bc, targets)
-        });
+        if let Some(auxiliary_bc) = &student.auxiliary_bc {
+            sum.add(TASK_AUXILIARY, task_auxiliary_weight, || {
+                task(auxiliary_bc, targets)
+            });
+        }
         if let Guidance::Teacher(aligner) = guidance {
             let aligner = aligner.detach();
             sum.add(KD, alpha, || {
                 self.distillation(aligner.main_bc, student.main_bc.clone(), targets)
             });
-            sum.add(KD_AUXILIARY, alpha * gamma, || {
-                self.distillation(aligner.auxiliary_bc, student.auxiliary_bc.clone(), targets)
-            });
+            if let Some(auxiliary_bc) = &student.auxiliary_bc {
+                sum.add(KD_AUXILIARY, alpha * gamma, || {
+                    self.distillation(aligner.auxiliary_bc, auxiliary_bc.clone(), targets)
+                });
+            }
             sum.add(MANIFOLD, self.config.beta(), || {
                 self.manifold(aligner.projection_bk, student.projection_bk.clone())
             });
@@ -154,13 +175,15 @@ impl Objective {
             (Preset::Paper, Targets::Classes(_)) => {
                 softened_norm(teacher_bc, student_bc, temperature, Space::Probabilities)
             }
-            (Preset::Paper, Targets::Values(_)) => {
+            (Preset::Paper, Targets::Values(_) | Targets::Responses(_)) => {
                 softened_norm(teacher_bc, student_bc, temperature, Space::Values)
             }
             (Preset::Reference, Targets::Classes(_)) => {
                 softened_squared(teacher_bc, student_bc, temperature)
             }
-            (Preset::Reference, Targets::Values(_)) => mean_squared(teacher_bc, student_bc),
+            (Preset::Reference, Targets::Values(_) | Targets::Responses(_)) => {
+                mean_squared(teacher_bc, student_bc)
+            }
         }
     }
 
@@ -182,6 +205,11 @@ pub(crate) fn task(outputs_bc: &Tensor<2>, targets: &Targets) -> Tensor<1> {
     match targets {
         Targets::Classes(classes_b) => cross_entropy(outputs_bc.clone(), classes_b.clone()),
         Targets::Values(values_b) => regression(outputs_bc.clone(), values_b.clone()),
+        Targets::Responses(responses) => next_token(
+            outputs_bc.clone(),
+            responses.tokens_r.clone(),
+            responses.weights_r.clone(),
+        ),
     }
 }
 
@@ -197,10 +225,11 @@ mod tests {
             main_bc: tensor([[1.0, -1.0], [0.5, 0.0]]),
             auxiliary_bc: tensor([[0.0, 2.0], [1.0, 1.5]]),
             projection_bk: tensor([[1.0, 2.0], [3.0, -1.0]]),
+            reconstructed_bf: None,
         };
         let student = StudentOutputs {
             main_bc: tensor([[0.3, 0.2], [-0.4, 0.1]]),
-            auxiliary_bc: tensor([[0.0, 0.5], [0.2, 0.1]]),
+            auxiliary_bc: Some(tensor([[0.0, 0.5], [0.2, 0.1]])),
             projection_bk: tensor([[0.5, 0.5], [1.0, -2.0]]),
         };
         (aligner, student)
@@ -286,7 +315,7 @@ mod tests {
         }
         for leaf in [
             &student.main_bc,
-            &student.auxiliary_bc,
+            student.auxiliary_bc.as_ref().unwrap(),
             &student.projection_bk,
         ] {
             let gradient: f32 = leaf.grad(&gradients).unwrap().abs().sum().into_scalar();

@@ -61,6 +61,8 @@ pub enum StudentError {
     PickleOnly {
         /// The student directory.
         dir: PathBuf,
+        /// The class of `transformers` that keeps all weights a student may need.
+        class: &'static str,
     },
     /// A weight file is not valid safetensors.
     #[error("{}: {source}", path.display())]
@@ -109,10 +111,18 @@ pub enum StudentError {
         found: Vec<usize>,
     },
     /// The directory holds no tokenizer.
-    #[error("{} has neither tokenizer.json nor vocab.txt", dir.display())]
+    #[error("{} has neither tokenizer.json, nor vocab.txt, nor vocab.json with merges.txt", dir.display())]
     NoTokenizer {
         /// The student directory.
         dir: PathBuf,
+    },
+    /// The directory holds a `sentencepiece` model alone.
+    #[error("{} has only {file}, a model of the sentencepiece library, and no tokenizer.json", dir.display())]
+    SentencePieceOnly {
+        /// The student directory.
+        dir: PathBuf,
+        /// The file.
+        file: &'static str,
     },
     /// The tokenizer does not parse, or failed on a text.
     #[error("{origin}: {message}")]
@@ -138,6 +148,23 @@ pub enum StudentError {
         /// Rows of the position embedding.
         max_positions: usize,
     },
+    /// A pattern of `student.lora.target_modules` that no linear map has.
+    #[error("`student.lora.target_modules`: `{pattern}` matches none of {}", names.join(", "))]
+    NoLoraTarget {
+        /// The pattern.
+        pattern: String,
+        /// The linear maps, each once for all layers.
+        names: Vec<String>,
+    },
+    /// Adapters were to be written, and there are none.
+    #[error("the student was trained in full and has no adapters")]
+    NoAdapters,
+    /// A language model was asked for, but the architecture writes no text.
+    #[error("`{class}` is no causal language model: it cannot predict the next token")]
+    NotCausal {
+        /// The architecture's class.
+        class: &'static str,
+    },
     /// A directory that an export must not replace.
     #[error("no student is written to `{}`: {problem}", dir.display())]
     ExportTarget {
@@ -155,9 +182,9 @@ impl StudentError {
     /// What to do next, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::PickleOnly { dir } => Some(format!(
-                "convert it once: python3 -c \"from transformers import AutoModel; \
-                 AutoModel.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\"",
+            Self::PickleOnly { dir, class } => Some(format!(
+                "convert it once: python3 -c \"from transformers import {class}; \
+                 {class}.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\"",
                 dir.display()
             )),
             Self::NoWeights { dir } => Some(format!(
@@ -177,12 +204,26 @@ impl StudentError {
             Self::NoTokenizer { .. } => Some(
                 "copy tokenizer.json or vocab.txt of the checkpoint into the directory".to_owned(),
             ),
+            Self::SentencePieceOnly { dir, .. } => Some(format!(
+                "convert it once (Python packages transformers, sentencepiece, protobuf): python3 -c \"from \
+                 transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
+                dir.display()
+            )),
             Self::VocabularyMismatch { .. } => {
                 Some("use the tokenizer that the checkpoint was trained with".to_owned())
             }
             Self::TooLong { max_positions, .. } => {
                 Some(format!("set max_length to at most {max_positions}"))
             }
+            Self::NoLoraTarget { .. } => Some(
+                "a text is a regular expression for the whole name; a list holds ends of names, as \"query\"; \
+                 \"all-linear\" takes all"
+                    .to_owned(),
+            ),
+            Self::NoAdapters => Some("export without --adapter".to_owned()),
+            Self::NotCausal { .. } => Some(
+                "choose a checkpoint whose `model_type` is llama, opt, qwen2 or qwen3".to_owned(),
+            ),
             Self::ExportTarget { .. } => {
                 Some("name a folder that is new, empty or an earlier export".to_owned())
             }

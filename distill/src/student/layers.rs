@@ -1,4 +1,4 @@
-//! Parameters of a BERT encoder, grouped as the published checkpoints group them.
+//! Layers that students are built of; parameters are grouped as the published checkpoints group them.
 //!
 //! Shape suffixes: `n` rows (batch times positions), `i` input width, `o` output width,
 //! `v` table rows, `d` hidden width.
@@ -6,6 +6,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, FloatDType, Int, Tensor, module};
 
+use super::lora::Adapter;
 use crate::device::Precision;
 
 /// BERT draws its weights from N(0, 0.02²) (Devlin et al., arXiv 1810.04805, appendix A.2).
@@ -18,37 +19,57 @@ fn normal() -> Initializer {
     }
 }
 
-/// `y = x W + bias`, the weight stored as `[input, output]`.
+/// `y = x W + bias`, the weight stored as `[input, output]`; with an adapter, what it adds.
 #[derive(Module, Debug)]
-pub(super) struct Linear {
+pub struct Linear {
     pub(super) weight: Param<Tensor<2>>,
-    pub(super) bias: Param<Tensor<1>>,
+    pub(super) bias: Option<Param<Tensor<1>>>,
+    pub(super) adapter: Option<Adapter>,
 }
 
 impl Linear {
     pub(super) fn new(input: usize, output: usize, device: &Device) -> Self {
         Self {
             weight: normal().init([input, output], device),
-            bias: Initializer::Zeros.init([output], device),
+            bias: Some(Initializer::Zeros.init([output], device)),
+            adapter: None,
+        }
+    }
+
+    pub(super) fn without_bias(input: usize, output: usize, device: &Device) -> Self {
+        Self {
+            weight: normal().init([input, output], device),
+            bias: None,
+            adapter: None,
         }
     }
 
     /// `[n, i]` to `[n, o]`; the product is computed and returned in `precision`.
     pub(super) fn forward(&self, input_ni: Tensor<2>, precision: Precision) -> Tensor<2> {
-        module::linear(
+        let added_no = self
+            .adapter
+            .as_ref()
+            .map(|adapter| adapter.forward(input_ni.clone(), precision));
+        let output_no = module::linear(
             to_precision(input_ni, precision),
             to_precision(self.weight.val(), precision),
-            Some(to_precision(self.bias.val(), precision)),
-        )
+            self.bias
+                .as_ref()
+                .map(|bias| to_precision(bias.val(), precision)),
+        );
+        match added_no {
+            Some(added_no) => output_no + added_no,
+            None => output_no,
+        }
     }
 }
 
 /// Casts to the compute precision; free when the tensor has it already.
 pub(super) fn to_precision<const D: usize>(tensor: Tensor<D>, precision: Precision) -> Tensor<D> {
-    match precision {
-        Precision::F32 => tensor,
-        Precision::Bf16 => tensor.cast(FloatDType::BF16),
-    }
+    tensor.cast(match precision {
+        Precision::F32 => FloatDType::F32,
+        Precision::Bf16 => FloatDType::BF16,
+    })
 }
 
 /// Casts a result of `precision` to f32; free when it is f32 already.
@@ -72,9 +93,26 @@ impl Embedding {
         }
     }
 
-    /// Ids `[b, s]` to vectors `[b, s, d]`.
+    /// Ids `[b, s]` to vectors `[b, s, d]`, in f32 also where the table is stored in bf16.
     pub(super) fn forward(&self, ids_bs: Tensor<2, Int>) -> Tensor<3> {
-        module::embedding(self.weight.val(), ids_bs)
+        module::embedding(self.weight.val(), ids_bs).cast(FloatDType::F32)
+    }
+
+    /// The table in f32, `[v, d]`.
+    pub(super) fn table(&self) -> Tensor<2> {
+        self.weight.val().cast(FloatDType::F32)
+    }
+
+    /// The first rows of the table in f32, `[rows, d]`.
+    pub(super) fn first_rows(&self, rows: usize) -> Tensor<2> {
+        self.weight.val().narrow(0, 0, rows).cast(FloatDType::F32)
+    }
+
+    /// The table as the output layer of a language model: `[n, d]` to a score for each of its rows, f32 `[n, v]`.
+    pub(super) fn scores(&self, hidden_nd: Tensor<2>, precision: Precision) -> Tensor<2> {
+        let weight_dv = to_precision(self.weight.val(), precision).transpose();
+        let scores_nv = to_precision(hidden_nd, precision).matmul(weight_dv);
+        to_f32(scores_nv, precision)
     }
 }
 
@@ -103,5 +141,28 @@ impl LayerNorm {
             Some(self.bias.val()),
             self.epsilon,
         )
+    }
+}
+
+/// `x / √(mean(x²) + ε) · weight` over the last axis (Zhang and Sennrich, arXiv 1910.07467).
+#[derive(Module, Debug)]
+pub(super) struct RmsNorm {
+    weight: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Ones.init([width], device),
+            epsilon,
+        }
+    }
+
+    /// `[.., d]` to `[.., d]`, in f32.
+    pub(super) fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        let mean_square = (input.clone() * input.clone()).mean_dim(D - 1);
+        let scale = mean_square.add_scalar(self.epsilon).sqrt().recip();
+        input * scale * self.weight.val().unsqueeze::<D>()
     }
 }

@@ -1,4 +1,4 @@
-//! BERT weights of a Hugging Face directory: one safetensors file, or shards with an index.
+//! Weights of a Hugging Face directory: one safetensors file, or shards with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,27 +7,32 @@ use std::path::{Path, PathBuf};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
+use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use schemas::Sha256Digest;
 use serde::Deserialize;
 
+use super::architecture::Naming;
 use super::weights::{self, FieldPath};
-use super::{BertConfig, Encoder, StudentError};
+use super::{Backbone, BackboneConfig, LanguageModel, StudentError};
+use crate::device::Precision;
 
 const CONFIG_FILE: &str = "config.json";
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The layer that predicts the next token, as every architecture publishes it.
+pub(super) const LANGUAGE_HEAD: &str = "lm_head";
 const PICKLE_FILE: &str = "pytorch_model.bin";
 
-/// What became of every tensor, by its name in the checkpoint without the `bert.` prefix.
+/// What became of every tensor, by its name in the checkpoint without the trunk's prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Loaded into the encoder.
+    /// Loaded into the student.
     pub applied: Vec<String>,
-    /// Absent from the checkpoint and drawn afresh: the pooler, which many exports leave out.
+    /// Absent from the checkpoint and drawn afresh: poolers and heads, which many exports leave out.
     pub missing: Vec<String>,
-    /// In the checkpoint, but no part of this encoder.
+    /// In the checkpoint, but no part of this student.
     pub unused: Vec<String>,
 }
 
@@ -53,12 +58,13 @@ impl fmt::Display for LoadReport {
 pub struct PretrainedFiles {
     /// SHA-256 over `config.json` and the weight files.
     pub digest: Sha256Digest,
-    has_pooler: bool,
+    /// Beginnings of names that the checkpoint lacks and that are drawn afresh.
+    drawn: Vec<&'static str>,
     dir: PathBuf,
 }
 
 impl PretrainedFiles {
-    /// Reads `config.json` and the weights of a Hugging Face BERT directory.
+    /// Reads `config.json` and the weights of a Hugging Face directory.
     ///
     /// # Errors
     ///
@@ -66,37 +72,48 @@ impl PretrainedFiles {
     pub fn open(dir: &Path) -> Result<Self, StudentError> {
         let config_path = dir.join(CONFIG_FILE);
         let config = std::fs::read(&config_path).map_err(StudentError::io(&config_path))?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let files = checkpoint.shards.iter().map(|shard| &shard.bytes);
-        let digests: Vec<String> = std::iter::once(&config)
+        let naming = BackboneConfig::from_file(&config_path)?
+            .architecture()
+            .naming();
+        let checkpoint = Checkpoint::open(dir, naming)?;
+        let files = checkpoint.shards.iter().map(|shard| &shard.bytes[..]);
+        let digests: Vec<String> = std::iter::once(&config[..])
             .chain(files)
             .map(|bytes| Sha256Digest::of(bytes).to_string())
             .collect();
-        let has = |name: &str| checkpoint.places.contains_key(name);
+        let is_there = |start: &str| checkpoint.places.keys().any(|name| name.starts_with(start));
+        let optional = naming.optional.iter().copied();
         Ok(Self {
             digest: Sha256Digest::of(digests.join("\n").as_bytes()),
-            has_pooler: has("pooler.dense.weight") && has("pooler.dense.bias"),
+            drawn: optional.filter(|start| !is_there(start)).collect(),
             dir: dir.to_owned(),
         })
     }
 
     /// What a user should know before training from it.
     pub fn warning(&self) -> Option<String> {
-        (!self.has_pooler).then(|| {
+        let drawn: Vec<&str> = self
+            .drawn
+            .iter()
+            .map(|start| start.trim_end_matches('.'))
+            .collect();
+        (!drawn.is_empty()).then(|| {
             format!(
-                "student `{}` has no pooler: it is drawn afresh from the run's seed",
-                self.dir.display()
+                "student `{}` has no {}: it is drawn afresh from the run's seed",
+                self.dir.display(),
+                drawn.join(", ")
             )
         })
     }
 }
 
-impl Encoder {
-    /// Reads `config.json` and the weights of a Hugging Face BERT directory.
+impl Backbone {
+    /// Reads `config.json` and the weights of a Hugging Face directory.
     ///
     /// `num_layers` keeps the first that many layers (BERT-6L is 6 of bert-base's 12). Weights
-    /// stored as f16 or bf16 become f32. Names may carry the prefix `bert.` and the older
-    /// `LayerNorm.gamma` and `LayerNorm.beta`.
+    /// stored as f16 or bf16 become f32. Names may carry the prefix that `transformers` gives beside a head
+    /// and the older `LayerNorm.gamma` and `LayerNorm.beta`. Files are memory-mapped and read tensor by
+    /// tensor, so that no second copy of the weights is held.
     ///
     /// # Errors
     ///
@@ -106,30 +123,90 @@ impl Encoder {
         num_layers: Option<usize>,
         device: &Device,
     ) -> Result<(Self, LoadReport), StudentError> {
-        let mut config = BertConfig::from_file(&dir.join(CONFIG_FILE))?;
-        if let Some(requested) = num_layers {
-            if requested == 0 || requested > config.num_layers {
-                return Err(StudentError::TooManyLayers {
-                    dir: dir.to_owned(),
-                    requested,
-                    available: config.num_layers,
-                });
-            }
-            config.num_layers = requested;
-        }
-        let checkpoint = Checkpoint::open(dir)?;
-        let mut filler = Filler::new(&checkpoint);
-        let encoder = Self::uninitialised(config, device).map(&mut filler);
+        Self::from_pretrained_as(dir, num_layers, Precision::F32, device)
+    }
+
+    /// As [`Backbone::from_pretrained`], with matrices and embeddings held in `storage`: half the memory for weights
+    /// that are not trained. Biases and norms are f32 in any case.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backbone::from_pretrained`].
+    pub fn from_pretrained_as(
+        dir: &Path,
+        num_layers: Option<usize>,
+        storage: Precision,
+        device: &Device,
+    ) -> Result<(Self, LoadReport), StudentError> {
+        let config = read_config(dir, num_layers)?;
+        let naming = config.architecture().naming();
+        let checkpoint = Checkpoint::open(dir, naming)?;
+        let mut backbone = Self::uninitialised(config, device);
+        let mut filler = Filler::new(&checkpoint, naming, storage);
+        backbone.trunk = backbone.trunk.map(&mut filler);
         let report = filler.finish(dir)?;
-        weights::initialise(&encoder);
-        Ok((encoder, report))
+        weights::initialise(&backbone);
+        Ok((backbone, report))
     }
 }
 
-/// The name that `transformers` gives to a field path of [`Encoder`].
-pub(super) fn hugging_face_name(path: &str) -> String {
-    path.replace("self_attention", "self")
-        .replace("layer_norm", "LayerNorm")
+impl LanguageModel {
+    /// Reads `config.json` and the weights of a Hugging Face directory, as [`Backbone::from_pretrained`] does, and with
+    /// them the language-model head. A head of its own that the checkpoint lacks is drawn afresh, and reported.
+    ///
+    /// # Errors
+    ///
+    /// As for a backbone, and [`StudentError::NotCausal`].
+    pub fn from_pretrained(
+        dir: &Path,
+        num_layers: Option<usize>,
+        device: &Device,
+    ) -> Result<(Self, LoadReport), StudentError> {
+        Self::from_pretrained_as(dir, num_layers, Precision::F32, device)
+    }
+
+    /// As [`LanguageModel::from_pretrained`], with matrices and embeddings held in `storage`; see
+    /// [`Backbone::from_pretrained_as`].
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::from_pretrained`].
+    pub fn from_pretrained_as(
+        dir: &Path,
+        num_layers: Option<usize>,
+        storage: Precision,
+        device: &Device,
+    ) -> Result<(Self, LoadReport), StudentError> {
+        let config = read_config(dir, num_layers)?;
+        let naming = config.architecture().naming();
+        let mut model = Self::uninitialised(config, device)?;
+        let checkpoint = Checkpoint::open(dir, naming)?;
+        let mut filler = Filler::new(&checkpoint, naming, storage);
+        model.backbone.trunk = model.backbone.trunk.map(&mut filler);
+        filler.path.enter(LANGUAGE_HEAD, "");
+        model.head = model.head.map(|head| head.map(&mut filler));
+        filler.path.exit();
+        let report = filler.finish(dir)?;
+        weights::initialise(&model);
+        Ok((model, report))
+    }
+}
+
+fn read_config(dir: &Path, num_layers: Option<usize>) -> Result<BackboneConfig, StudentError> {
+    let mut config = BackboneConfig::from_file(&dir.join(CONFIG_FILE))?;
+    let architecture = config.architecture_mut();
+    if let Some(requested) = num_layers {
+        let available = architecture.num_layers();
+        if requested == 0 || requested > available {
+            return Err(StudentError::TooManyLayers {
+                dir: dir.to_owned(),
+                requested,
+                available,
+            });
+        }
+        architecture.keep_layers(requested);
+    }
+    Ok(config)
 }
 
 /// `PyTorch` stores a linear layer's matrix as `[output, input]`, burn as `[input, output]`.
@@ -155,7 +232,7 @@ struct Checkpoint {
 
 struct Shard {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Mmap,
     metadata: Metadata,
     /// Where tensor data begin in `bytes`.
     start: usize,
@@ -167,16 +244,20 @@ struct ShardIndex {
 }
 
 impl Checkpoint {
-    fn open(dir: &Path) -> Result<Self, StudentError> {
+    fn open(dir: &Path, naming: &Naming) -> Result<Self, StudentError> {
         let single = dir.join(SINGLE_FILE);
         let index = dir.join(INDEX_FILE);
         if single.is_file() {
-            Ok(Self::from_shards(vec![Shard::open(single)?]))
+            Ok(Self::from_shards(vec![Shard::open(single)?], naming))
         } else if index.is_file() {
-            Self::from_index(dir, &index)
+            Self::from_index(dir, &index, naming)
         } else if dir.join(PICKLE_FILE).is_file() {
             Err(StudentError::PickleOnly {
                 dir: dir.to_owned(),
+                class: match naming.causal {
+                    Some(_) => "AutoModelForCausalLM",
+                    None => "AutoModel",
+                },
             })
         } else {
             Err(StudentError::NoWeights {
@@ -185,7 +266,7 @@ impl Checkpoint {
         }
     }
 
-    fn from_index(dir: &Path, index: &Path) -> Result<Self, StudentError> {
+    fn from_index(dir: &Path, index: &Path, naming: &Naming) -> Result<Self, StudentError> {
         let text = std::fs::read_to_string(index).map_err(StudentError::io(index))?;
         let ShardIndex { weight_map } =
             serde_json::from_str(&text).map_err(StudentError::json(index))?;
@@ -203,15 +284,18 @@ impl Checkpoint {
                 return Err(StudentError::IndexedTensorMissing { path, name });
             }
         }
-        Ok(Self::from_shards(shards))
+        Ok(Self::from_shards(shards, naming))
     }
 
-    fn from_shards(shards: Vec<Shard>) -> Self {
+    fn from_shards(shards: Vec<Shard>, naming: &Naming) -> Self {
         let mut places = BTreeMap::new();
         for (number, shard) in shards.iter().enumerate() {
             for stored in shard.metadata.tensors().into_keys() {
-                places.insert(canonical_name(&stored), (number, stored));
+                places.insert(naming.canonical(&stored), (number, stored));
             }
+        }
+        for (own, beside_head) in naming.classifier.iter().flat_map(|head| head.renamed) {
+            serve_from_head(&mut places, own, beside_head);
         }
         Self { shards, places }
     }
@@ -223,9 +307,26 @@ impl Checkpoint {
     }
 }
 
+/// Lets a trained head's layer serve as the trunk's own, as RoBERTa's `classifier.dense` does for the pooler; a
+/// layer of the trunk's own that it takes the place of keeps its stored name.
+fn serve_from_head(places: &mut BTreeMap<String, (usize, String)>, own: &str, beside_head: &str) {
+    let names = places.keys();
+    let found: Vec<String> = names
+        .filter(|name| name.starts_with(beside_head))
+        .cloned()
+        .collect();
+    for name in found {
+        let place = places.remove(&name).expect("the name was just listed");
+        let served = name.replacen(beside_head, own, 1);
+        if let Some(replaced) = places.insert(served, place) {
+            places.insert(replaced.1.clone(), replaced);
+        }
+    }
+}
+
 impl Shard {
     fn open(path: PathBuf) -> Result<Self, StudentError> {
-        let bytes = std::fs::read(&path).map_err(StudentError::io(&path))?;
+        let bytes = map(&path).map_err(StudentError::io(&path))?;
         let (header, metadata) = match SafeTensors::read_metadata(&bytes) {
             Ok(parsed) => parsed,
             Err(source) => return Err(StudentError::Safetensors { path, source }),
@@ -271,31 +372,36 @@ fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f
     chunks.iter().map(|chunk| value(*chunk)).collect()
 }
 
-fn canonical_name(stored: &str) -> String {
-    let name = stored.strip_prefix("bert.").unwrap_or(stored);
-    match name.strip_suffix("LayerNorm.gamma") {
-        Some(prefix) => format!("{prefix}LayerNorm.weight"),
-        None => match name.strip_suffix("LayerNorm.beta") {
-            Some(prefix) => format!("{prefix}LayerNorm.bias"),
-            None => name.to_owned(),
-        },
-    }
+/// A file in memory without a copy of it.
+#[expect(
+    unsafe_code,
+    reason = "a mapped file that another process cuts short ends this one with a signal; weights are published \
+              once and not written again, and a copy of an 8B checkpoint would take 16 GB"
+)]
+fn map(path: &Path) -> std::io::Result<Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: the map is only read, as bytes without invariants.
+    unsafe { Mmap::map(&file) }
 }
 
 /// Puts checkpoint values into an uninitialised encoder and keeps the account.
 struct Filler<'a> {
     path: FieldPath,
     checkpoint: &'a Checkpoint,
+    naming: &'static Naming,
+    storage: Precision,
     applied: BTreeSet<String>,
     missing: Vec<String>,
     error: Option<StudentError>,
 }
 
 impl<'a> Filler<'a> {
-    fn new(checkpoint: &'a Checkpoint) -> Self {
+    fn new(checkpoint: &'a Checkpoint, naming: &'static Naming, storage: Precision) -> Self {
         Self {
             path: FieldPath::default(),
             checkpoint,
+            naming,
+            storage,
             applied: BTreeSet::new(),
             missing: Vec::new(),
             error: None,
@@ -309,7 +415,7 @@ impl<'a> Filler<'a> {
         let (missing, trunk): (Vec<_>, Vec<_>) = self
             .missing
             .into_iter()
-            .partition(|name| name.starts_with("pooler."));
+            .partition(|name| self.naming.is_optional(name) || name.starts_with(LANGUAGE_HEAD));
         if !trunk.is_empty() {
             return Err(StudentError::MissingWeights {
                 dir: dir.to_owned(),
@@ -330,7 +436,7 @@ impl<'a> Filler<'a> {
 
     /// Values for the current field, in the module's own layout.
     fn read(&mut self, shape: &[usize]) -> Option<Vec<f32>> {
-        let name = hugging_face_name(&self.path.name());
+        let name = self.naming.published(&self.path.name());
         let transposed = is_transposed(self.path.owner(), shape.len());
         let stored_shape: Vec<usize> = if transposed {
             shape.iter().rev().copied().collect()
@@ -373,7 +479,13 @@ impl ModuleMapper for Filler<'_> {
             return parameter;
         };
         let device = parameter.lazy_device();
-        let tensor = Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32));
+        let is_table = matches!(self.path.owner(), "Linear" | "Embedding") && D == 2;
+        let dtype = match self.storage {
+            Precision::Bf16 if is_table => DType::BF16,
+            _ => DType::F32,
+        };
+        let data = TensorData::new(values, shape).convert_dtype(dtype);
+        let tensor = Tensor::from_data(data, (&device, dtype));
         let id = parameter.id;
         parameter.transform_for_load(tensor, id)
     }
@@ -385,6 +497,13 @@ mod tests {
 
     #[test]
     fn old_and_prefixed_names_become_canonical() {
+        let fields = serde_json::json!({
+            "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 8, "max_position_embeddings": 8,
+        });
+        let fields = super::super::fields::Fields::new("test", fields.as_object().unwrap().clone());
+        let config = BackboneConfig::from_fields(&fields).unwrap();
+        let naming = config.architecture().naming();
         for (stored, canonical) in [
             (
                 "bert.encoder.layer.0.output.LayerNorm.gamma",
@@ -394,7 +513,7 @@ mod tests {
             ("bert.pooler.dense.weight", "pooler.dense.weight"),
             ("cls.predictions.bias", "cls.predictions.bias"),
         ] {
-            assert_eq!(canonical_name(stored), canonical);
+            assert_eq!(naming.canonical(stored), canonical);
         }
     }
 

@@ -4,24 +4,27 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
-use super::pretrained::{hugging_face_name, is_transposed, transpose};
+use super::architecture::{ClassifierNaming, Naming};
+use super::layers::Linear;
+use super::peft::ADAPTER_FILES;
+use super::pretrained::{LANGUAGE_HEAD, is_transposed, transpose};
 use super::tokenizer::TOKENIZER_FILES;
 use super::weights::{self, NamedTensor};
-use super::{Encoder, StudentError, TextTokenizer};
+use super::{Backbone, LanguageModel, StudentError, TextTokenizer};
 
 const CONFIG_FILE: &str = "config.json";
 const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// The main head on the pooled vector, for `BertForSequenceClassification`.
+/// The main head on the pooled vector, for the classes `...ForSequenceClassification`.
 #[derive(Debug, Clone)]
 pub struct ClassifierHead {
     /// `[classes, hidden]`, the layout of `PyTorch`.
     pub weight_cd: Tensor<2>,
-    /// `[classes]`.
-    pub bias_c: Tensor<1>,
+    /// `[classes]`; causal language models have none.
+    pub bias_c: Option<Tensor<1>>,
     /// What the outputs mean.
     pub outputs: HeadOutputs,
 }
@@ -37,7 +40,8 @@ pub enum HeadOutputs {
 
 /// Writes `config.json`, `model.safetensors` and the tokenizer's files into `dir`.
 ///
-/// Without a head the directory holds a `BertModel`, with one a `BertForSequenceClassification`.
+/// Without a head the directory holds the architecture's base model, as `BertModel`; with one its
+/// sequence classifier, as `BertForSequenceClassification`.
 /// Everything is written to a directory beside `dir` and renamed at the end; an earlier export at
 /// `dir` is replaced.
 ///
@@ -47,16 +51,120 @@ pub enum HeadOutputs {
 /// file. `dir` is as it was then.
 pub fn save_pretrained(
     dir: &Path,
-    encoder: &Encoder,
+    backbone: &Backbone,
     tokenizer: &TextTokenizer,
     head: Option<&ClassifierHead>,
+) -> Result<(), StudentError> {
+    let head = head.map_or(Head::None, Head::Classifier);
+    save(dir, backbone, tokenizer, head)
+}
+
+/// Writes a language model as [`save_pretrained`] writes a backbone: the directory holds the architecture's class for
+/// it, as `LlamaForCausalLM`.
+///
+/// # Errors
+///
+/// As [`save_pretrained`].
+pub fn save_language_model(
+    dir: &Path,
+    model: &LanguageModel,
+    tokenizer: &TextTokenizer,
+) -> Result<(), StudentError> {
+    let head = Head::Language(model.head.as_ref());
+    save(dir, &model.backbone, tokenizer, head)
+}
+
+/// What stands on the trunk.
+#[derive(Clone, Copy)]
+enum Head<'a> {
+    None,
+    Classifier(&'a ClassifierHead),
+    /// `None` where the head is the word embedding.
+    Language(Option<&'a Linear>),
+}
+
+/// How a whole model is named.
+pub(super) struct ModelNaming {
+    class: &'static str,
+    prefix: &'static str,
+    renamed: &'static [(&'static str, &'static str)],
+}
+
+impl ModelNaming {
+    /// A sequence classifier, or the base model of an architecture that has none.
+    pub(super) fn classifier(naming: &'static Naming) -> Self {
+        let (class, prefix, renamed) = match &naming.classifier {
+            Some(classifier) => (classifier.class, classifier.prefix, classifier.renamed),
+            None => (naming.base.0, naming.base.1, &[][..]),
+        };
+        Self {
+            class,
+            prefix,
+            renamed,
+        }
+    }
+
+    /// A language model.
+    pub(super) fn language(naming: &'static Naming) -> Self {
+        let (class, prefix) = naming.causal.expect("a language model's class is known");
+        let renamed = &[];
+        Self {
+            class,
+            prefix,
+            renamed,
+        }
+    }
+
+    fn new(naming: &'static Naming, head: Head<'_>) -> Self {
+        let (class, prefix) = match head {
+            Head::Classifier(_) => return Self::classifier(naming),
+            Head::Language(_) => return Self::language(naming),
+            Head::None => naming.base,
+        };
+        let renamed = &[];
+        Self {
+            class,
+            prefix,
+            renamed,
+        }
+    }
+
+    /// The name within the whole model of a name within the trunk.
+    pub(super) fn published(&self, name: &str, naming: &Naming) -> String {
+        let renamed = self
+            .renamed
+            .iter()
+            .find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+        match renamed {
+            Some(renamed) => renamed,
+            None if naming.is_outside(name) => name.to_owned(),
+            None => format!("{}{name}", self.prefix),
+        }
+    }
+}
+
+fn save(
+    dir: &Path,
+    backbone: &Backbone,
+    tokenizer: &TextTokenizer,
+    head: Head<'_>,
+) -> Result<(), StudentError> {
+    write_directory(dir, |staging| {
+        write_files(staging, backbone, tokenizer, head)
+    })
+}
+
+/// Writes a directory beside `dir` and renames it at the end; an earlier export at `dir` is replaced.
+pub(super) fn write_directory(
+    dir: &Path,
+    write_files: impl FnOnce(&Path) -> Result<(), StudentError>,
 ) -> Result<(), StudentError> {
     check_target(dir)?;
     let staging = sibling(dir, "partial");
     remove_if_there(&staging)?;
     let written = fs::create_dir_all(&staging)
         .map_err(StudentError::io(&staging))
-        .and_then(|()| write_files(&staging, encoder, tokenizer, head))
+        .and_then(|()| write_files(&staging))
         .and_then(|()| replace(&staging, dir));
     if written.is_err() {
         // The first error is the one to tell.
@@ -82,7 +190,10 @@ fn check_target(dir: &Path) -> Result<(), StudentError> {
         let entry = entry.map_err(StudentError::io(dir))?;
         let kind = entry.file_type().map_err(StudentError::io(&entry.path()))?;
         let name = entry.file_name();
-        let mut ours = [CONFIG_FILE, WEIGHTS_FILE].iter().chain(&TOKENIZER_FILES);
+        let mut ours = [CONFIG_FILE, WEIGHTS_FILE]
+            .iter()
+            .chain(&ADAPTER_FILES)
+            .chain(&TOKENIZER_FILES);
         let is_ours = kind.is_file() && ours.any(|file| name == *file);
         if !is_ours {
             let name = name.to_string_lossy();
@@ -94,14 +205,14 @@ fn check_target(dir: &Path) -> Result<(), StudentError> {
 
 fn write_files(
     dir: &Path,
-    encoder: &Encoder,
+    backbone: &Backbone,
     tokenizer: &TextTokenizer,
-    head: Option<&ClassifierHead>,
+    head: Head<'_>,
 ) -> Result<(), StudentError> {
-    let config = config_json(encoder, head);
+    let config = config_json(backbone, tokenizer, head);
     let config = serde_json::to_vec_pretty(&config).expect("a JSON value has string keys");
     write(&dir.join(CONFIG_FILE), &config)?;
-    let weights = weights::serialize(&hugging_face_tensors(encoder, head))?;
+    let weights = weights::serialize(&hugging_face_tensors(backbone, head))?;
     write(&dir.join(WEIGHTS_FILE), &weights)?;
     for (name, bytes) in tokenizer.files()? {
         write(&dir.join(name), &bytes)?;
@@ -109,30 +220,25 @@ fn write_files(
     Ok(())
 }
 
-fn config_json(encoder: &Encoder, head: Option<&ClassifierHead>) -> Value {
-    let mut config = encoder.config().to_hugging_face();
+fn config_json(backbone: &Backbone, tokenizer: &TextTokenizer, head: Head<'_>) -> Value {
+    let architecture = backbone.config().architecture();
+    let mut config = architecture.to_hugging_face();
     let fields = config
         .as_object_mut()
         .expect("a configuration is an object");
-    let architecture = if head.is_some() {
-        "BertForSequenceClassification"
-    } else {
-        "BertModel"
-    };
-    fields.insert("architectures".to_owned(), json!([architecture]));
-    match head.map(|head| &head.outputs) {
-        None => {}
-        Some(HeadOutputs::Number) => {
-            fields.insert("problem_type".to_owned(), json!("regression"));
-            insert_labels(fields, &["LABEL_0".to_owned()]);
-        }
-        Some(HeadOutputs::Classes(names)) => {
-            fields.insert(
-                "problem_type".to_owned(),
-                json!("single_label_classification"),
-            );
-            insert_labels(fields, names);
-        }
+    let class = ModelNaming::new(architecture.naming(), head).class;
+    fields.insert("architectures".to_owned(), json!([class]));
+    if architecture.pad_token_id().is_none() {
+        // A causal classifier of `transformers` finds a row's last token by what padding carries.
+        fields.insert("pad_token_id".to_owned(), json!(tokenizer.pad_id()));
+    }
+    if let Head::Classifier(classifier) = head {
+        let (problem, labels) = match &classifier.outputs {
+            HeadOutputs::Number => ("regression", &["LABEL_0".to_owned()][..]),
+            HeadOutputs::Classes(names) => ("single_label_classification", &names[..]),
+        };
+        fields.insert("problem_type".to_owned(), json!(problem));
+        insert_labels(fields, labels);
     }
     config
 }
@@ -154,35 +260,57 @@ fn insert_labels(fields: &mut Map<String, Value>, names: &[String]) {
 }
 
 /// All tensors under the names and in the layout of `transformers`.
-fn hugging_face_tensors(encoder: &Encoder, head: Option<&ClassifierHead>) -> Vec<NamedTensor> {
-    let prefix = if head.is_some() { "bert." } else { "" };
-    let mut tensors: Vec<NamedTensor> = weights::named_tensors(encoder)
+fn hugging_face_tensors(backbone: &Backbone, head: Head<'_>) -> Vec<NamedTensor> {
+    let naming = backbone.config().architecture().naming();
+    let model = ModelNaming::new(naming, head);
+    let mut tensors: Vec<NamedTensor> = weights::named_tensors(&backbone.trunk)
         .into_iter()
-        .map(|tensor| to_hugging_face(tensor, prefix))
+        .map(|tensor| {
+            let name = model.published(&naming.published(&tensor.name), naming);
+            to_hugging_face(tensor, name)
+        })
         .collect();
-    if let Some(head) = head {
-        tensors.push(classifier("weight", head.weight_cd.to_data()));
-        tensors.push(classifier("bias", head.bias_c.to_data()));
+    match head {
+        Head::Classifier(classifier) => {
+            if let Some(naming) = &naming.classifier {
+                tensors.extend(classifier_tensors(classifier, naming));
+            }
+        }
+        Head::Language(Some(linear)) => {
+            tensors.extend(weights::named_tensors(linear).into_iter().map(|tensor| {
+                let name = format!("{LANGUAGE_HEAD}.{}", tensor.name);
+                to_hugging_face(tensor, name)
+            }));
+        }
+        Head::None | Head::Language(None) => {}
     }
     tensors
 }
 
-fn classifier(field: &str, data: TensorData) -> NamedTensor {
-    NamedTensor {
-        name: format!("classifier.{field}"),
+/// The head under its published names.
+pub(super) fn classifier_tensors(
+    head: &ClassifierHead,
+    naming: &ClassifierNaming,
+) -> impl Iterator<Item = NamedTensor> {
+    let field = |field: &str, data: TensorData| NamedTensor {
+        name: format!("{}.{field}", naming.head),
         owner: String::new(),
         data,
-    }
+    };
+    let weight = field("weight", head.weight_cd.to_data());
+    let bias = head.bias_c.as_ref();
+    std::iter::once(weight).chain(bias.map(|bias_c| field("bias", bias_c.to_data())))
 }
 
-fn to_hugging_face(tensor: NamedTensor, prefix: &str) -> NamedTensor {
-    let NamedTensor { name, owner, data } = tensor;
-    let name = format!("{prefix}{}", hugging_face_name(&name));
+/// A tensor of a module under another name, in f32 and in the layout of `PyTorch`.
+pub(super) fn to_hugging_face(tensor: NamedTensor, name: String) -> NamedTensor {
+    let NamedTensor { owner, data, .. } = tensor;
+    let data = data.convert_dtype(DType::F32);
     let shape = data.shape().to_vec();
     let data = if is_transposed(&owner, shape.len()) {
         let values = data
             .as_slice::<f32>()
-            .expect("an encoder's parameters are f32");
+            .expect("the values were converted to f32");
         TensorData::new(transpose(values, shape[0], shape[1]), [shape[1], shape[0]])
     } else {
         data
@@ -190,7 +318,7 @@ fn to_hugging_face(tensor: NamedTensor, prefix: &str) -> NamedTensor {
     NamedTensor { name, owner, data }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), StudentError> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), StudentError> {
     let mut file = File::create(path).map_err(StudentError::io(path))?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())

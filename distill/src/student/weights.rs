@@ -71,8 +71,17 @@ pub struct NamedTensor {
 
 /// All tensors of `module` in the order of its fields.
 pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
+    named_tensors_where(module, |_| true)
+}
+
+/// The tensors of `module` whose name is chosen, in the order of its fields.
+pub(super) fn named_tensors_where<M: Module>(
+    module: &M,
+    is_chosen: impl Fn(&str) -> bool,
+) -> Vec<NamedTensor> {
     let mut collector = Collector {
         path: FieldPath::default(),
+        is_chosen: &is_chosen,
         tensors: Vec::new(),
     };
     module.visit(&mut collector);
@@ -87,7 +96,19 @@ pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
 ///
 /// [`WeightsError::Unstorable`] for quantised tensors.
 pub fn to_safetensors<M: Module>(module: &M) -> Result<Vec<u8>, WeightsError> {
-    serialize(&named_tensors(module))
+    to_safetensors_where(module, |_| true)
+}
+
+/// Writes the tensors of `module` whose name is chosen.
+///
+/// # Errors
+///
+/// As [`to_safetensors`].
+pub fn to_safetensors_where<M: Module>(
+    module: &M,
+    is_chosen: impl Fn(&str) -> bool,
+) -> Result<Vec<u8>, WeightsError> {
+    serialize(&named_tensors_where(module, is_chosen))
 }
 
 /// Replaces every tensor of `module` by the one of its name in `bytes`.
@@ -98,12 +119,27 @@ pub fn to_safetensors<M: Module>(module: &M) -> Result<Vec<u8>, WeightsError> {
 ///
 /// The bytes are not safetensors, or a name, a shape or a type differs.
 pub fn load_safetensors<M: Module>(module: M, bytes: &[u8]) -> Result<M, WeightsError> {
+    load_safetensors_where(module, bytes, |_| true)
+}
+
+/// Replaces the tensors of `module` whose name is chosen; `bytes` hold these and no others.
+///
+/// # Errors
+///
+/// As [`load_safetensors`].
+pub fn load_safetensors_where<M: Module>(
+    module: M,
+    bytes: &[u8],
+    is_chosen: impl Fn(&str) -> bool,
+) -> Result<M, WeightsError> {
     let stored = SafeTensors::deserialize(bytes)?;
     let mut names = NameCollector::default();
     module.visit(&mut names);
+    names.names.retain(|name| is_chosen(name));
     check_names(&names.names, &stored)?;
     let mut loader = Loader {
         path: FieldPath::default(),
+        is_chosen: &is_chosen,
         stored: &stored,
         error: None,
     };
@@ -168,8 +204,14 @@ pub(super) struct FieldPath {
 }
 
 impl FieldPath {
+    /// The variant of an enum is a place, but no part of a name.
     pub(super) fn enter(&mut self, name: &str, container: &str) {
         let owner = container.strip_prefix("Struct:").unwrap_or(container);
+        let name = if container.starts_with("Enum:") {
+            ""
+        } else {
+            name
+        };
         self.fields.push((name.to_owned(), owner.to_owned()));
     }
 
@@ -178,7 +220,12 @@ impl FieldPath {
     }
 
     pub(super) fn name(&self) -> String {
-        let fields: Vec<&str> = self.fields.iter().map(|(name, _)| name.as_str()).collect();
+        let fields: Vec<&str> = self
+            .fields
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !name.is_empty())
+            .collect();
         fields.join(".")
     }
 
@@ -187,19 +234,23 @@ impl FieldPath {
     }
 }
 
-struct Collector {
+struct Collector<'a> {
     path: FieldPath,
+    is_chosen: &'a dyn Fn(&str) -> bool,
     tensors: Vec<NamedTensor>,
 }
 
-impl Collector {
-    fn push(&mut self, data: TensorData) {
+impl Collector<'_> {
+    fn push(&mut self, data: impl FnOnce() -> TensorData) {
         let (name, owner) = (self.path.name(), self.path.owner().to_owned());
-        self.tensors.push(NamedTensor { name, owner, data });
+        if (self.is_chosen)(&name) {
+            let data = data();
+            self.tensors.push(NamedTensor { name, owner, data });
+        }
     }
 }
 
-impl ModuleVisitor for Collector {
+impl ModuleVisitor for Collector<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -209,11 +260,11 @@ impl ModuleVisitor for Collector {
     }
 
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        self.push(parameter.base().into_data());
+        self.push(|| parameter.base().into_data());
     }
 
     fn visit_int<const D: usize>(&mut self, parameter: &Param<Tensor<D, Int>>) {
-        self.push(parameter.base().into_data());
+        self.push(|| parameter.base().into_data());
     }
 }
 
@@ -243,14 +294,18 @@ impl ModuleVisitor for NameCollector {
 
 struct Loader<'a> {
     path: FieldPath,
+    is_chosen: &'a dyn Fn(&str) -> bool,
     stored: &'a SafeTensors<'a>,
     error: Option<WeightsError>,
 }
 
 impl Loader<'_> {
-    /// The stored values under the current name, if they have this shape and type.
+    /// The stored values under the current name, if it is chosen and they have this shape and type.
     fn read(&mut self, shape: &[usize], dtype: DType) -> Option<TensorData> {
         let name = self.path.name();
+        if !(self.is_chosen)(&name) {
+            return None;
+        }
         let read = || {
             let view = self.stored.tensor(&name)?;
             if view.shape() != shape || Some(view.dtype()) != stored_dtype(dtype) {

@@ -54,7 +54,7 @@ fn steps(folder: &Path) -> Vec<Value> {
 }
 
 /// The bytes of every file of the last checkpoint.
-fn last_checkpoint(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn last_checkpoint(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let index = std::fs::read_to_string(folder.join("checkpoints/index.json")).unwrap();
     let index: Value = serde_json::from_str(&index).unwrap();
     let folder = folder

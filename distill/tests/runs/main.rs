@@ -7,7 +7,9 @@
 )]
 
 mod cli;
+mod generation;
 mod join;
+mod lora;
 mod refusals;
 mod support;
 mod training;

@@ -5,14 +5,14 @@ use crate::support::{World, record, rows};
 
 /// The error of a command that must fail as a user's error.
 #[track_caller]
-fn refused(world: &World, arguments: &[&str]) -> String {
+pub(crate) fn refused(world: &World, arguments: &[&str]) -> String {
     let output = run(world, arguments);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     stderr(&output)
 }
 
 /// Replaces a text in a file of the data set.
-fn edit(world: &World, file: &str, from: &str, to: &str) {
+pub(crate) fn edit(world: &World, file: &str, from: &str, to: &str) {
     let path = world.path(file);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{from}");
@@ -171,7 +171,7 @@ fn export_says_that_a_relu_is_left_out() {
     assert_eq!(output.status.code(), Some(0));
     assert!(
         stderr(&output)
-            .contains("outputs pass a ReLU here, which `BertForSequenceClassification` lacks"),
+            .contains("outputs pass a ReLU here, which the classes of `transformers` lack"),
         "{}",
         stderr(&output)
     );

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use schemas::{
-    DatasetIdentity, Example, FloatType, Label, Manifest, Provenance, Sha256Digest, ShardWriter,
-    SignalKind, SignalSpec, SignalValue, Split, TeacherIdentity, TeacherRecord,
+    DatasetIdentity, Example, ExampleId, FloatType, Label, Manifest, Provenance, Sha256Digest,
+    ShardWriter, SignalKind, SignalSpec, SignalValue, Split, TeacherIdentity, TeacherRecord,
 };
 
 /// Width of the cached features.
@@ -57,11 +57,15 @@ pub(crate) fn rows(range: std::ops::Range<usize>) -> Vec<Row> {
 
 /// A cache record that gives the class away, with some noise.
 pub(crate) fn record(row: &Row) -> TeacherRecord {
-    let id = row.example().id();
+    record_of(row.example().id(), row.class)
+}
+
+/// A cache record of any example, with `hint` in its first component.
+pub(crate) fn record_of(id: ExampleId, hint: u32) -> TeacherRecord {
     let bytes = id.as_bytes();
     let noise = |n: usize| f32::from(bytes[n]) / 256.0;
     let vector = (0..WIDTH)
-        .map(|n| noise(n) + if n == 0 { 2.0 * row.class as f32 } else { 0.0 })
+        .map(|n| noise(n) + if n == 0 { 2.0 * hint as f32 } else { 0.0 })
         .collect();
     TeacherRecord {
         id,
@@ -111,9 +115,22 @@ impl World {
             }
             std::fs::write(data.join(format!("{split}.jsonl")), text).unwrap();
         }
-        let digest = write_cache(&folder.path().join("cache"), records);
+        let digest = write_cache(&folder.path().join("cache"), &["first", "second"], records);
         let world = Self { folder, digest };
         world.write_config(CONFIG);
+        world
+    }
+
+    /// A folder whose `data/` is filled already, with a cache of `records` and a configuration.
+    pub(crate) fn around(
+        folder: tempfile::TempDir,
+        fields: &[&str],
+        records: &[TeacherRecord],
+        config: &str,
+    ) -> Self {
+        let digest = write_cache(&folder.path().join("cache"), fields, records);
+        let world = Self { folder, digest };
+        world.write_config(config);
         world
     }
 
@@ -137,7 +154,7 @@ impl World {
     }
 }
 
-fn write_cache(folder: &Path, records: &[TeacherRecord]) -> Sha256Digest {
+fn write_cache(folder: &Path, fields: &[&str], records: &[TeacherRecord]) -> Sha256Digest {
     std::fs::create_dir_all(folder).unwrap();
     let kind = SignalKind::Feature {
         width: WIDTH as u32,
@@ -149,9 +166,9 @@ fn write_cache(folder: &Path, records: &[TeacherRecord]) -> Sha256Digest {
         model: "test".into(),
         settings: serde_json::Value::Null,
     };
-    let fields = vec!["first".to_owned(), "second".to_owned()];
+    let fields = fields.iter().map(|field| (*field).to_owned()).collect();
     let dataset = DatasetIdentity {
-        task: "pairs".into(),
+        task: "test".into(),
         fields,
         prompt: None,
     };

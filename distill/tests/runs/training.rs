@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::support::{CONFIG, World, alone};
+use crate::support::{CONFIG, World, alone, record, rows};
 use burn::tensor::{Device, Tensor};
 use distill::checkpoint::{Checkpoints, Which};
 use distill::config::Config;
 use distill::data::{Padding, batch::targets, token_batch};
-use distill::device::DeviceChoice;
+use distill::device::{DeviceChoice, Devices};
+use distill::error::Error;
 use distill::model::Student;
 use distill::objective::{Guidance, Objective};
 use distill::random::Randomness;
@@ -19,18 +20,16 @@ use distill::student::Encoding;
 use schemas::dataset::SkipBadRows;
 use serde_json::Value;
 
-fn setup(world: &World) -> Setup {
-    let config = Config::read(&world.config()).unwrap();
-    Setup::open(
-        config,
-        world.digest,
-        DeviceChoice::Cpu,
-        &mut SkipBadRows::new(0),
-    )
-    .unwrap()
+pub(crate) fn setup(world: &World) -> Setup {
+    setup_on(world, DeviceChoice::Cpu)
 }
 
-fn options(folder: &Path, variant: Variant) -> RunOptions {
+fn setup_on(world: &World, devices: impl Into<Devices>) -> Setup {
+    let config = Config::read(&world.config()).unwrap();
+    Setup::open(config, world.digest, devices, &mut SkipBadRows::new(0)).unwrap()
+}
+
+pub(crate) fn options(folder: &Path, variant: Variant) -> RunOptions {
     RunOptions {
         variant,
         seed: 3,
@@ -41,14 +40,14 @@ fn options(folder: &Path, variant: Variant) -> RunOptions {
 
 /// Everything a run leaves behind, with timings taken out.
 #[derive(Debug, PartialEq)]
-struct Remains {
-    files: BTreeMap<String, Vec<u8>>,
-    steps: Vec<Value>,
-    evaluations: String,
-    result: String,
+pub(crate) struct Remains {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) steps: Vec<Value>,
+    pub(crate) evaluations: String,
+    pub(crate) result: String,
 }
 
-fn remains(folder: &Path) -> Remains {
+pub(crate) fn remains(folder: &Path) -> Remains {
     let steps = std::fs::read_to_string(folder.join("steps.jsonl")).unwrap();
     let steps = steps.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
@@ -71,11 +70,11 @@ fn remains(folder: &Path) -> Remains {
     }
 }
 
-fn train(setup: &Setup, options: &RunOptions, stop: &Stop) -> Outcome {
+pub(crate) fn train(setup: &Setup, options: &RunOptions, stop: &Stop) -> Outcome {
     setup.train(options, stop, false).unwrap()
 }
 
-fn finished(setup: &Setup, folder: &Path, variant: Variant) -> Remains {
+pub(crate) fn finished(setup: &Setup, folder: &Path, variant: Variant) -> Remains {
     let outcome = train(setup, &options(folder, variant), &Stop::default());
     assert!(matches!(outcome, Outcome::Finished(_)));
     remains(folder)
@@ -337,7 +336,11 @@ fn a_teacher_without_weight_leaves_the_student_as_it_is() {
 
 /// Values of the first student step's line, and the student's weights after it.
 fn first_step(world: &World, name: &str) -> (Vec<f64>, Vec<f32>) {
-    let setup = setup(world);
+    first_step_on(world, DeviceChoice::Cpu, name)
+}
+
+fn first_step_on(world: &World, devices: impl Into<Devices>, name: &str) -> (Vec<f64>, Vec<f32>) {
+    let setup = setup_on(world, devices);
     let folder = world.path(name);
     train(
         &setup,
@@ -371,47 +374,213 @@ fn first_step(world: &World, name: &str) -> (Vec<f64>, Vec<f32>) {
     (values, weights)
 }
 
+/// A configuration whose every loss is a mean over rows, as `elementwise` is, without dropout to differ.
+fn means_over_rows(preset: &str) -> String {
+    let objective =
+        format!("[objective]\npreset = \"{preset}\"\nmanifold = \"elementwise\"\n[output]");
+    CONFIG
+        .replace("dropout = 0.1", "dropout = 0")
+        .replace("projection = 4", "projection = 4\ndropout = 0")
+        .replace("alternate-epoch", "joint-step")
+        .replace("[output]", &objective)
+}
+
+/// Losses and norms agree within 1e-5 of each, gradients within 1e-5 of the largest.
+fn assert_near(one: &(Vec<f64>, Vec<f32>), other: &(Vec<f64>, Vec<f32>), what: &str) {
+    assert_eq!(one.0.len(), other.0.len());
+    for (one, other) in one.0.iter().zip(&other.0) {
+        assert!(
+            (one - other).abs() <= 1e-5 * one.abs(),
+            "{what}: {one} and {other}"
+        );
+    }
+    assert_eq!(one.1.len(), other.1.len());
+    let largest = one
+        .1
+        .iter()
+        .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    for (one, other) in one.1.iter().zip(&other.1) {
+        assert!(
+            (one - other).abs() <= 1e-5 * largest,
+            "{what}: {one} and {other}"
+        );
+    }
+}
+
 #[test]
 fn accumulated_gradients_equal_those_of_the_whole_batch() {
     let _alone = alone();
-    // A mean over rows is the mean over parts; `elementwise` is such a mean, and there is no dropout to differ.
     for preset in ["paper", "reference"] {
         let world = World::new();
-        let text = CONFIG
-            .replace("dropout = 0.1", "dropout = 0")
-            .replace("projection = 4", "projection = 4\ndropout = 0")
-            .replace("alternate-epoch", "joint-step")
-            .replace(
-                "[output]",
-                &format!(
-                    "[objective]\npreset = \"{preset}\"\nmanifold = \"elementwise\"\n[output]"
-                ),
-            );
+        let text = means_over_rows(preset);
         world.write_config(&text);
-        let (values, moments) = first_step(&world, "whole");
+        let whole = first_step(&world, "whole");
         // Parts of 2, 2, 2 and of 4, 2 rows.
         for parts in [3, 2] {
             world.write_config(&text.replace(
                 "batch_size = 6",
                 &format!("batch_size = 6\ngradient_accumulation = {parts}"),
             ));
-            let (in_parts, moments_in_parts) = first_step(&world, &format!("parts-{parts}"));
-            for (whole, part) in values.iter().zip(&in_parts) {
-                assert!(
-                    (whole - part).abs() <= 1e-5 * whole.abs(),
-                    "{preset}: {whole} and {part} in {parts} parts"
-                );
-            }
-            let largest = moments
+            let in_parts = first_step(&world, &format!("parts-{parts}"));
+            assert_near(&whole, &in_parts, &format!("{preset} in {parts} parts"));
+        }
+    }
+}
+
+#[test]
+fn two_devices_equal_one_with_all_the_rows() {
+    let _alone = alone();
+    for preset in ["paper", "reference"] {
+        let world = World::new();
+        let text = means_over_rows(preset);
+        // Steps of 6 rows, of 3 to each device; of 7, of 4 and 3; of 1, of which the second device has none.
+        for rows in [6, 7, 1] {
+            world.write_config(&text.replace("batch_size = 6", &format!("batch_size = {rows}")));
+            let one = first_step(&world, &format!("one-{rows}"));
+            let devices: Devices = "cpu,cpu".parse().unwrap();
+            let two = first_step_on(&world, devices, &format!("two-{rows}"));
+            assert_near(&one, &two, &format!("{preset}, {rows} rows"));
+        }
+    }
+}
+
+#[test]
+fn two_devices_compute_what_one_computes_in_two_parts() {
+    let _alone = alone();
+    // With dropout and every manifold term, over whole runs and bit for bit: rows, masks and sums are the same.
+    for schedule in ["alternate-epoch", "joint-step"] {
+        let world = World::new();
+        world.replace("alternate-epoch", schedule);
+        let setup_two = setup_on(&world, "cpu,cpu".parse::<Devices>().unwrap());
+        let folder = world.path("two");
+        let options_two = options(&folder, Variant::Method);
+        // A resumed run, whose second process starts its devices anew.
+        train(&setup_two, &options_two, &Stop::after_steps(6));
+        train(&setup_two, &options_two, &Stop::default());
+        world.replace(
+            "batch_size = 6",
+            "batch_size = 6\ngradient_accumulation = 2",
+        );
+        let parts = finished(&setup(&world), &world.path("parts"), Variant::Method);
+        let two = remains(&folder);
+        assert_eq!(two.files, parts.files, "{schedule}");
+        assert_eq!(two.steps, parts.steps, "{schedule}");
+    }
+}
+
+#[test]
+fn steps_that_are_not_logged_compute_the_same() {
+    let _alone = alone();
+    let world = World::new();
+    let all = finished(&setup(&world), &world.path("all"), Variant::Method);
+    world.replace("path = \"out\"", "path = \"out\"\nlog_every_steps = 3");
+    let some = finished(&setup(&world), &world.path("some"), Variant::Method);
+    assert_eq!(all.files, some.files);
+    assert_eq!(all.evaluations, some.evaluations);
+    let every_third: Vec<Value> = all.steps.into_iter().skip(2).step_by(3).collect();
+    assert_eq!(every_third.len(), 5);
+    assert_eq!(every_third, some.steps);
+}
+
+#[test]
+fn a_run_that_diverges_keeps_nothing_of_it() {
+    let _alone = alone();
+    let world = World::new();
+    let text = CONFIG
+        .replace(
+            "student_learning_rate = 1e-3",
+            "student_learning_rate = 1e38",
+        )
+        .replace(
+            "schedule = \"alternate-epoch\"",
+            "schedule = \"joint-step\"",
+        );
+    let diverged_at = |name: &str, output: &str| {
+        world.write_config(&text.replace("path = \"out\"", &format!("path = \"out\"\n{output}")));
+        let options = options(&world.path(name), Variant::Method);
+        let error = setup(&world)
+            .train(&options, &Stop::default(), false)
+            .unwrap_err();
+        let Error::Diverged { step } = error else {
+            unreachable!("{error}");
+        };
+        step
+    };
+    // The first step is fine, and leaves weights that no other step is.
+    assert_eq!(diverged_at("logged", "checkpoint_every_steps = 1"), 2);
+    assert_eq!(
+        diverged_at(
+            "unlogged",
+            "checkpoint_every_steps = 3\nlog_every_steps = 1000"
+        ),
+        2
+    );
+    let log = |name: &str| std::fs::read_to_string(world.path(name).join("steps.jsonl")).unwrap();
+    assert!(log("unlogged").is_empty());
+    assert!(!Checkpoints::of(&world.path("unlogged")).exist());
+    let kept = Checkpoints::of(&world.path("logged"))
+        .load(Which::Last)
+        .unwrap();
+    assert_eq!(kept.state.position.step, 1);
+}
+
+#[test]
+fn batches_of_one_length_read_every_row_once_and_are_resumed() {
+    let _alone = alone();
+    for schedule in ["alternate-epoch", "joint-step"] {
+        // Every third row is long.
+        let mut train_rows = rows(0..20);
+        for row in train_rows.iter_mut().step_by(3) {
+            row.second
+                .push_str(" and red blue green big small left right");
+        }
+        let records: Vec<_> = train_rows.iter().map(record).collect();
+        let splits = [("train", train_rows), ("validation", rows(20..28))];
+        let world = World::with(&splits, &records);
+        world.replace("alternate-epoch", schedule);
+        world.replace(
+            "batch_size = 6",
+            "tokens_per_batch = 72\ngradient_accumulation = 2\nlearning_rate_schedule = \"linear-warmup\"",
+        );
+        let setup = setup(&world);
+        let whole = finished(&setup, &world.path("whole"), Variant::Method);
+        let mut num_rows: BTreeMap<(String, u64), u64> = BTreeMap::new();
+        let mut sizes = Vec::new();
+        for line in &whole.steps {
+            let pass = (
+                line["trained"].as_str().unwrap().to_owned(),
+                line["epoch"].as_u64().unwrap(),
+            );
+            let size = line["rows"].as_u64().unwrap();
+            *num_rows.entry(pass).or_default() += size;
+            sizes.push(size);
+        }
+        assert!(num_rows.values().all(|&rows| rows == 20), "{num_rows:?}");
+        // Rows of at most 16 positions come by fours, those of at most 24 by threes.
+        assert!(
+            sizes.contains(&4) && sizes.contains(&3) && !sizes.contains(&5),
+            "{sizes:?}"
+        );
+        // The rate falls to zero over the steps that there are: the last one is one step over it.
+        for side in ["student", "aligner"] {
+            let rates: Vec<f64> = whole
+                .steps
                 .iter()
-                .fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            assert_eq!(moments.len(), moments_in_parts.len());
-            for (whole, part) in moments.iter().zip(&moments_in_parts) {
-                assert!(
-                    (whole - part).abs() <= 1e-5 * largest,
-                    "{preset}: {whole} and {part} in {parts} parts"
-                );
-            }
+                .filter_map(|line| line[side]["learning_rate"].as_f64())
+                .collect();
+            let last = 1e-3 / rates.len() as f64;
+            assert!((rates[rates.len() - 1] - last).abs() < 1e-12, "{rates:?}");
+        }
+        for kill_at in (1..whole.steps.len() as u64).step_by(4) {
+            let folder = world.path(&format!("killed-{kill_at}"));
+            let options = options(&folder, Variant::Method);
+            train(&setup, &options, &Stop::after_steps(kill_at));
+            train(&setup, &options, &Stop::default());
+            assert_eq!(
+                remains(&folder),
+                whole,
+                "{schedule}, stopped after {kill_at}"
+            );
         }
     }
 }
@@ -447,14 +616,14 @@ fn padding_changes_no_loss() {
         lengths.iter().any(|length| *length != lengths[0]),
         "{lengths:?}"
     );
-    let targets = targets(&train.labels, &rows, &device);
+    let targets = targets(train, &rows, 0.0, &device);
     let aligner = heads.init_aligner(setup.data.features.width(), &device);
     let taught = aligner.forward(setup.data.features.batch(&rows, &device));
     let objective = Objective::new(run.objective);
     let losses = |padding| -> Vec<f32> {
         let tokens = token_batch(&encodings, tokenizer.pad_id(), padding, &device);
         let loss = objective.student_loss(
-            &student.forward(&tokens),
+            &student.forward(&tokens, &targets),
             Guidance::Teacher(&taught),
             &targets,
         );

@@ -56,12 +56,16 @@ impl Builtin {
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
             teacher_fields: Vec::new(),
-            label: "label".to_owned(),
+            label: Some("label".to_owned()),
+            response: None,
             classes: (!self.classes.is_empty()).then(|| owned(self.classes)),
+            choices: None,
+            choice_names: Vec::new(),
             metric: self.metric,
             template: TemplateConfig {
                 first: self.first.to_owned(),
                 second: self.second.map(str::to_owned),
+                ..TemplateConfig::default()
             },
         };
         Task::try_from(config).expect("a built-in task is consistent")

@@ -49,6 +49,9 @@ fn parse(path: &Path, line: &Line, columns: &[Column]) -> Result<Row, Error> {
                 format!("the row has no key {}", quoted(&column.names)),
             )),
             None => Ok(None),
+            Some((_, list @ Json::Array(_))) if column.is_list => {
+                Ok(Some(Value::Text(list.to_string())))
+            }
             Some((name, json)) => value(json).map_err(|kind| {
                 bad_row(
                     path,

@@ -9,7 +9,7 @@ use super::row::{Column, Row, Value, bad_row};
 use super::superglue;
 use crate::error::Error;
 use crate::example::{Example, Split};
-use crate::task::Task;
+use crate::task::{LabelKind, Task};
 
 /// What is done to the values of a row before they become fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,10 @@ impl Layout {
             fields: task
                 .fields()
                 .iter()
-                .map(|field| Column::new(field, &[field], true))
+                .map(|field| Column {
+                    is_list: task.list_field() == Some(field),
+                    ..Column::new(field, &[field], true)
+                })
                 .collect(),
             label: Column::new(task.label_field(), &[task.label_field()], false),
             headerless: None,
@@ -70,8 +73,6 @@ impl Layout {
         let bad = |column: Option<&str>, problem: String| bad_row(path, row.line, column, problem);
         let spans = row.values.split_off(self.fields.len() + 1);
         let label = row.values.pop().expect("the label follows the fields");
-        let label = label::parse(task.label(), label.as_ref(), self.minus_one_is_none)
-            .map_err(|problem| bad(Some(&self.label.field), problem))?;
         let mut fields = BTreeMap::new();
         for (column, value) in self.fields.iter().zip(row.values) {
             let text = value
@@ -86,6 +87,33 @@ impl Layout {
             superglue::mark_spans(&mut fields, &spans)
                 .map_err(|(column, problem)| bad(Some(column), problem))?;
         }
+        let options = option_names(task, &fields).map_err(|problem| bad(None, problem))?;
+        let label = label::parse(
+            task.label(),
+            label.as_ref(),
+            self.minus_one_is_none,
+            &options,
+        )
+        .map_err(|problem| bad(Some(&self.label.field), problem))?;
         Ok(Example::new(fields, label, split.clone()))
     }
+}
+
+/// What a label may call the options of a multiple-choice row.
+fn option_names(task: &Task, fields: &BTreeMap<String, String>) -> Result<Vec<String>, String> {
+    let LabelKind::Choice(choices) = task.label() else {
+        return Ok(Vec::new());
+    };
+    let num_options = choices.options(fields)?.len();
+    let names = task.choice_names();
+    if names.is_empty() {
+        return Ok((0..num_options).map(|index| index.to_string()).collect());
+    }
+    if names.len() < num_options {
+        return Err(format!(
+            "there are {num_options} options, and `choice_names` has {}",
+            names.len()
+        ));
+    }
+    Ok(names[..num_options].to_vec())
 }

@@ -35,7 +35,10 @@ pub(super) fn open(path: &Path, columns: &[Column]) -> Result<Rows, Error> {
         .collect::<Result<Vec<_>, _>>()?;
     for index in indices.iter().flatten() {
         let data_type = fields[*index].data_type();
-        if reading_type(data_type).is_none() {
+        let is_list = columns
+            .iter()
+            .any(|column| column.is_list && column.names.contains(&header[*index]));
+        if reading_type(data_type).is_none() || (is_text_list(data_type) && !is_list) {
             return Err(bad(format!("column `{}` is a {data_type}", header[*index])));
         }
     }
@@ -81,8 +84,17 @@ fn reading_type(data_type: &DataType) -> Option<DataType> {
             Some(DataType::UInt64)
         }
         DataType::Dictionary(_, values) => reading_type(values),
+        list if is_text_list(list) => Some(DataType::new_large_list(DataType::LargeUtf8, true)),
         _ => None,
     }
+}
+
+fn is_text_list(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::List(item) | DataType::LargeList(item)
+            if reading_type(item.data_type()) == Some(DataType::LargeUtf8)
+    )
 }
 
 fn rows_of(
@@ -122,6 +134,16 @@ fn value(column: &ArrayRef, row: usize) -> Option<Value> {
     let double = |value: f64| Value::Bare(json_number(&value, value.is_finite()));
     Some(match column.data_type() {
         DataType::LargeUtf8 => Value::Text(column.as_string::<i64>().value(row).to_owned()),
+        DataType::LargeList(_) => {
+            let texts: Vec<_> = column
+                .as_list::<i64>()
+                .value(row)
+                .as_string::<i64>()
+                .iter()
+                .map(|text| text.map(str::to_owned))
+                .collect();
+            Value::Text(serde_json::json!(texts).to_string())
+        }
         DataType::Boolean => Value::Bare(column.as_boolean().value(row).to_string()),
         DataType::Int64 => Value::Bare(column.as_primitive::<Int64Type>().value(row).to_string()),
         DataType::UInt64 => Value::Bare(column.as_primitive::<UInt64Type>().value(row).to_string()),

@@ -13,6 +13,8 @@ pub(super) struct Column {
     pub(super) names: Vec<String>,
     /// Whether a file without it is refused.
     pub(super) required: bool,
+    /// Whether it may hold a list of texts, which is carried as the text of a JSON array.
+    pub(super) is_list: bool,
 }
 
 impl Column {
@@ -21,6 +23,7 @@ impl Column {
             field: field.to_owned(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             required,
+            is_list: false,
         }
     }
 

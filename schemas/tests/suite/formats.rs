@@ -46,7 +46,7 @@ fn read(folder: &Path, split: &Split) -> Vec<Example> {
         .unwrap()
 }
 
-fn parquet_bytes(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
+pub(crate) fn parquet_bytes(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
@@ -263,7 +263,7 @@ proptest! {
         for (example, (left, right, label)) in here.iter().zip(&rows) {
             prop_assert_eq!(example.field("left"), Some(left.as_str()));
             prop_assert_eq!(example.field("right"), Some(right.as_str()));
-            prop_assert_eq!(example.label(), Some(Label::Class(u32::from(*label))));
+            prop_assert_eq!(example.label(), Some(&Label::Class(u32::from(*label))));
         }
         let ids = |examples: &[Example]| examples.iter().map(Example::id).collect::<BTreeSet<ExampleId>>();
         prop_assert_eq!(ids(&here), ids(&there));

@@ -9,6 +9,7 @@
 mod bad_rows;
 mod fixture_shard;
 mod formats;
+mod generation;
 mod published;
 mod shards;
 

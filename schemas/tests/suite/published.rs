@@ -73,7 +73,7 @@ fn both_layouts_of_a_task_give_the_same_examples() {
                 assert_eq!(ids(&one), ids(&two));
                 assert_eq!(
                     (one[0].label(), two[0].label()),
-                    (None, Some(Label::Class(1)))
+                    (None, Some(&Label::Class(1)))
                 );
             } else {
                 assert_eq!(one, two, "{task} {split}");
@@ -112,7 +112,7 @@ fn quotes_are_plain_characters_in_glue() {
             "\"Unbalanced she left."
         ]
     );
-    let labels: Vec<_> = train.iter().map(Example::label).collect();
+    let labels: Vec<_> = train.iter().map(|row| row.label().cloned()).collect();
     assert_eq!(labels, [1, 0, 0].map(|class| Some(Label::Class(class))));
 }
 
@@ -132,13 +132,13 @@ fn mnli_has_matched_and_mismatched_splits() {
     );
     let rows = read(&dataset, "validation_mismatched");
     assert_eq!(rows[0].field("premise"), Some("She said \"maybe\"."));
-    assert_eq!(rows[0].label(), Some(Label::Class(1)));
+    assert_eq!(rows[0].label(), Some(&Label::Class(1)));
 }
 
 #[test]
 fn scores_are_numbers_and_the_same_from_text_and_f32() {
     let train = read_from("stsb", "glue_parquet/stsb", "train");
-    assert_eq!(train[0].label(), Some(Label::Value(3.8)));
+    assert_eq!(train[0].label(), Some(&Label::Value(3.8)));
     assert_eq!(
         read_from("stsb", "glue_parquet/stsb", "test")[0].label(),
         None
@@ -173,7 +173,7 @@ fn every_field_reaches_the_model() {
 fn truth_values_are_classes() {
     let labels: Vec<_> = read_from("boolq", "superglue_jsonl/BoolQ", "train")
         .iter()
-        .map(Example::label)
+        .map(|row| row.label().cloned())
         .collect();
     assert_eq!(labels, [Some(Label::Class(0)), Some(Label::Class(1))]);
 }

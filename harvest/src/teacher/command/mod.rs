@@ -179,12 +179,12 @@ impl CommandConfig {
                     LabelKind::Classes(classes) => OfferKind::ClassLogits {
                         width: classes.len() as u32,
                     },
-                    LabelKind::Number => {
+                    LabelKind::Number | LabelKind::Text | LabelKind::Choice(_) => {
                         return Err(TeacherError::new(
                             ErrorClass::Deterministic,
                             format!("signal `{name}`: the task has no classes, so it has no class logits"),
                         )
-                        .advise("ask for a `feature` of width 1 instead"));
+                        .advise("ask for a `feature` instead"));
                     }
                 },
             };

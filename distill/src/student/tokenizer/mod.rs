@@ -1,30 +1,42 @@
-//! Texts to token ids, as `transformers` does it for BERT.
+//! Texts to token ids, as `transformers` does it: `tokenizer.json` of any family, or the files that BERT, GPT-2,
+//! OPT and RoBERTa were published with.
 //!
 //! Encoding happens in the calling thread; nothing depends on a thread count.
+
+mod byte_level;
+mod settings;
+mod word_piece;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::{Map, json};
-use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
+use serde_json::json;
+use tokenizers::{Tokenizer, TruncationParams, TruncationStrategy};
 
 use super::StudentError;
+use settings::{Padding, Settings};
+pub use word_piece::WordPieceOptions;
+use word_piece::word_piece;
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
-const VOCABULARY_FILE: &str = "vocab.txt";
+const WORD_PIECE_FILE: &str = "vocab.txt";
+const BYTE_LEVEL_FILE: &str = "vocab.json";
+const MERGES_FILE: &str = "merges.txt";
 const SETTINGS_FILE: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+const CONFIG_FILE: &str = "config.json";
 /// Every file of a tokenizer that is read or written.
-pub(super) const TOKENIZER_FILES: [&str; 4] = [
+pub(super) const TOKENIZER_FILES: [&str; 6] = [
     TOKENIZER_FILE,
-    VOCABULARY_FILE,
+    WORD_PIECE_FILE,
+    BYTE_LEVEL_FILE,
+    MERGES_FILE,
     SETTINGS_FILE,
-    "special_tokens_map.json",
+    SPECIAL_TOKENS_FILE,
 ];
-/// Special tokens of BERT; a vocabulary must hold each of them.
-const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-
+/// Models of the `sentencepiece` library, which are not read.
+const SENTENCE_PIECE_FILES: [&str; 3] = ["spm.model", "tokenizer.model", "sentencepiece.bpe.model"];
 /// One text or pair of texts as ids, without padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoding {
@@ -34,34 +46,12 @@ pub struct Encoding {
     pub type_ids: Vec<u32>,
 }
 
-/// How BERT's normaliser treats text; the keys of `tokenizer_config.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct WordPieceOptions {
-    /// Lower-case the text.
-    pub do_lower_case: bool,
-    /// Remove accents; `None` follows `do_lower_case`.
-    pub strip_accents: Option<bool>,
-    /// Put spaces around every CJK ideograph.
-    pub tokenize_chinese_chars: bool,
-}
-
-impl Default for WordPieceOptions {
-    fn default() -> Self {
-        Self {
-            do_lower_case: true,
-            strip_accents: None,
-            tokenize_chinese_chars: true,
-        }
-    }
-}
-
 /// A tokenizer with its length limit and the files it came from.
 #[derive(Clone)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
     max_length: usize,
-    pad_id: u32,
+    padding: Padding,
     /// Files that travel with an exported student, by name.
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -77,13 +67,16 @@ impl fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Reads `tokenizer.json`, or else `vocab.txt` with the settings of `tokenizer_config.json`.
+    /// Reads `tokenizer.json`, or else `vocab.txt` (WordPiece) or `vocab.json` with `merges.txt` (byte-level) with
+    /// the settings of `tokenizer_config.json`.
     ///
-    /// `max_length` counts special tokens. Padding and truncation stored in the file are ignored.
+    /// `max_length` counts special tokens. Padding and truncation stored in the file are ignored. The padding token is
+    /// the one that `tokenizer_config.json`, `special_tokens_map.json` or `config.json` name; see
+    /// [`TextTokenizer::padding_note`].
     ///
     /// # Errors
     ///
-    /// The directory holds neither file, or one that does not parse.
+    /// The directory holds none of these, or one that does not parse; `sentencepiece` models alone are refused.
     pub fn from_dir(dir: &Path, max_length: usize) -> Result<Self, StudentError> {
         let mut files = BTreeMap::new();
         for name in TOKENIZER_FILES {
@@ -93,27 +86,9 @@ impl TextTokenizer {
                 files.insert(name.to_owned(), bytes);
             }
         }
-        if let Some(definition) = files.get(TOKENIZER_FILE) {
-            let tokenizer = parse(definition, &dir.join(TOKENIZER_FILE).display().to_string())?;
-            return Self::new(tokenizer, max_length, files);
-        }
-        let Some(vocabulary) = files.get(VOCABULARY_FILE) else {
-            return Err(StudentError::NoTokenizer {
-                dir: dir.to_owned(),
-            });
-        };
-        let origin = dir.join(VOCABULARY_FILE).display().to_string();
-        let text = std::str::from_utf8(vocabulary).map_err(|error| StudentError::Tokenizer {
-            origin: origin.clone(),
-            message: error.to_string(),
-        })?;
-        let options = match files.get(SETTINGS_FILE) {
-            None => WordPieceOptions::default(),
-            Some(settings) => serde_json::from_slice(settings)
-                .map_err(StudentError::json(&dir.join(SETTINGS_FILE)))?,
-        };
-        let tokenizer = word_piece(text.lines(), options, &origin)?;
-        Self::new(tokenizer, max_length, files)
+        let settings = Settings::read(dir)?;
+        let tokenizer = from_files(dir, &files, &settings)?;
+        Self::new(tokenizer, max_length, &settings, files)
     }
 
     /// A WordPiece tokenizer over `vocabulary`, whose position is the id.
@@ -133,7 +108,7 @@ impl TextTokenizer {
         let tokenizer = word_piece(tokens, options, "vocabulary")?;
         let mut files = BTreeMap::new();
         files.insert(
-            VOCABULARY_FILE.to_owned(),
+            WORD_PIECE_FILE.to_owned(),
             (vocabulary.join("\n") + "\n").into_bytes(),
         );
         let settings = json!({
@@ -147,12 +122,13 @@ impl TextTokenizer {
         });
         let settings = serde_json::to_vec_pretty(&settings).expect("a JSON value has string keys");
         files.insert(SETTINGS_FILE.to_owned(), settings);
-        Self::new(tokenizer, max_length, files)
+        Self::new(tokenizer, max_length, &Settings::default(), files)
     }
 
     fn new(
         mut tokenizer: Tokenizer,
         max_length: usize,
+        settings: &Settings,
         files: BTreeMap<String, Vec<u8>>,
     ) -> Result<Self, StudentError> {
         let failed = |message: String| StudentError::Tokenizer {
@@ -162,7 +138,7 @@ impl TextTokenizer {
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(Some(TruncationParams {
-                direction: TruncationDirection::Right,
+                direction: settings.truncation_direction(),
                 max_length,
                 strategy: TruncationStrategy::LongestFirst,
                 stride: 0,
@@ -176,19 +152,23 @@ impl TextTokenizer {
                 "a pair needs {special} special tokens and room for text"
             )));
         }
-        let pad_id = tokenizer.token_to_id("[PAD]").unwrap_or(0);
+        let padding = settings
+            .padding(&tokenizer)
+            .ok_or_else(|| StudentError::Tokenizer {
+                origin: SETTINGS_FILE.to_owned(),
+                message: "names no padding, end or unknown token of the vocabulary".to_owned(),
+            })?;
         Ok(Self {
             tokenizer,
             max_length,
-            pad_id,
+            padding,
             files,
         })
     }
 
-    /// Encodes one text, or two joined as `[CLS] first [SEP] second [SEP]`.
+    /// Encodes one text, or two joined as the tokenizer has it, for BERT `[CLS] first [SEP] second [SEP]`.
     ///
-    /// Longer input loses tokens from the end of whichever text is longer, as `longest_first` of
-    /// `transformers` does.
+    /// Longer input loses tokens of whichever text is longer, as `longest_first` of `transformers` does.
     ///
     /// # Errors
     ///
@@ -208,6 +188,22 @@ impl TextTokenizer {
         })
     }
 
+    /// The tokenizer itself, which cuts nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StudentError::Tokenizer`].
+    pub(crate) fn untruncated(&self) -> Result<Tokenizer, StudentError> {
+        let mut tokenizer = self.tokenizer.clone();
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| StudentError::Tokenizer {
+                origin: TOKENIZER_FILE.to_owned(),
+                message: error.to_string(),
+            })?;
+        Ok(tokenizer)
+    }
+
     /// One more than the largest id, added tokens included: ids may have gaps.
     pub fn vocab_size(&self) -> usize {
         let ids = self.tokenizer.get_vocab(true).into_values();
@@ -219,9 +215,15 @@ impl TextTokenizer {
         self.max_length
     }
 
-    /// Id of `[PAD]`.
+    /// Id that fills batches up.
     pub fn pad_id(&self) -> u32 {
-        self.pad_id
+        self.padding.id
+    }
+
+    /// What stands in where the tokenizer names no padding token, as LLaMA's does not: its end token, or else its
+    /// unknown one.
+    pub fn padding_note(&self) -> Option<&str> {
+        self.padding.note.as_deref()
     }
 
     /// The files of an exported student: those read, and `tokenizer.json` in any case.
@@ -240,12 +242,55 @@ impl TextTokenizer {
             );
         }
         if !files.contains_key(SETTINGS_FILE) {
+            let class = if files.contains_key(WORD_PIECE_FILE) {
+                "BertTokenizer"
+            } else {
+                "PreTrainedTokenizerFast"
+            };
             let settings = json!({
-                "tokenizer_class": "BertTokenizer", "model_max_length": self.max_length,
+                "tokenizer_class": class, "model_max_length": self.max_length,
+                "pad_token": self.tokenizer.id_to_token(self.padding.id),
             });
             files.insert(SETTINGS_FILE.to_owned(), settings.to_string().into());
         }
         Ok(files)
+    }
+}
+
+fn from_files(
+    dir: &Path,
+    files: &BTreeMap<String, Vec<u8>>,
+    settings: &Settings,
+) -> Result<Tokenizer, StudentError> {
+    let origin = |name: &str| dir.join(name).display().to_string();
+    let text = |name: &str, bytes| {
+        std::str::from_utf8(bytes).map_err(|error| StudentError::Tokenizer {
+            origin: origin(name),
+            message: error.to_string(),
+        })
+    };
+    if let Some(definition) = files.get(TOKENIZER_FILE) {
+        return parse(definition, &origin(TOKENIZER_FILE));
+    }
+    if let Some(vocabulary) = files.get(WORD_PIECE_FILE) {
+        let options = serde_json::from_value(settings.tokenizer())
+            .map_err(StudentError::json(&dir.join(SETTINGS_FILE)))?;
+        let vocabulary = text(WORD_PIECE_FILE, vocabulary)?;
+        return word_piece(vocabulary.lines(), options, &origin(WORD_PIECE_FILE));
+    }
+    if let (Some(vocabulary), Some(merges)) = (files.get(BYTE_LEVEL_FILE), files.get(MERGES_FILE)) {
+        let merges = text(MERGES_FILE, merges)?;
+        return byte_level::byte_level(vocabulary, merges, settings, &origin(BYTE_LEVEL_FILE));
+    }
+    let is_there = |file: &&str| dir.join(file).is_file();
+    match SENTENCE_PIECE_FILES.into_iter().find(is_there) {
+        Some(file) => Err(StudentError::SentencePieceOnly {
+            dir: dir.to_owned(),
+            file,
+        }),
+        None => Err(StudentError::NoTokenizer {
+            dir: dir.to_owned(),
+        }),
     }
 }
 
@@ -254,60 +299,4 @@ fn parse(definition: &[u8], origin: &str) -> Result<Tokenizer, StudentError> {
         origin: origin.to_owned(),
         message: error.to_string(),
     })
-}
-
-/// BERT's tokenizer over a vocabulary in the order of the ids.
-fn word_piece<'a>(
-    tokens: impl Iterator<Item = &'a str>,
-    options: WordPieceOptions,
-    origin: &str,
-) -> Result<Tokenizer, StudentError> {
-    let mut vocabulary = Map::new();
-    for (id, token) in tokens.enumerate() {
-        if let Some(first) = vocabulary.insert(token.to_owned(), json!(id)) {
-            let first = first.as_u64().expect("an id is a number") + 1;
-            return Err(StudentError::Tokenizer {
-                origin: origin.to_owned(),
-                message: format!("line {} repeats `{token}` of line {first}", id + 1),
-            });
-        }
-    }
-    let id = |token: &str| {
-        vocabulary
-            .get(token)
-            .ok_or_else(|| StudentError::Tokenizer {
-                origin: origin.to_owned(),
-                message: format!("the vocabulary lacks {token}"),
-            })
-    };
-    let mut added = Vec::new();
-    for token in SPECIAL_TOKENS {
-        added.push(json!({
-            "id": id(token)?, "content": token, "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true,
-        }));
-    }
-    added.sort_by_key(|token| token["id"].as_u64());
-    let definition = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": {
-            "type": "BertNormalizer", "clean_text": true,
-            "handle_chinese_chars": options.tokenize_chinese_chars,
-            "strip_accents": options.strip_accents, "lowercase": options.do_lower_case,
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "BertProcessing",
-            "sep": ["[SEP]", id("[SEP]")?], "cls": ["[CLS]", id("[CLS]")?],
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-        "model": {
-            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": vocabulary,
-        },
-    });
-    parse(definition.to_string().as_bytes(), origin)
 }
