@@ -120,8 +120,15 @@ pub struct RunIdentity {
     pub classes: Option<Vec<String>>,
     /// Digest of the pretrained student's `config.json` and weights; null for a fresh student.
     pub student: Option<String>,
+    /// Devices that shared each step: other numbers of them compute other means and draw other dropout.
+    #[serde(default = "one")]
+    pub num_devices: usize,
     /// The resolved configuration.
     pub config: Value,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl RunIdentity {
@@ -131,6 +138,7 @@ impl RunIdentity {
         for (key, entry) in [
             ("variant", self.variant.clone().into()),
             ("seed", self.seed.into()),
+            ("number of devices", self.num_devices.into()),
             ("cache digest", self.cache.clone().into()),
             ("data digest", self.data.clone().into()),
             ("metric", self.metric.clone().into()),
@@ -472,6 +480,7 @@ mod tests {
             metric: "accuracy".into(),
             classes: Some(vec!["no".into(), "yes".into()]),
             student: None,
+            num_devices: 1,
             config: json!({"training": {"epochs": 2, "batch_size": 8}}),
         }
     }

@@ -426,6 +426,7 @@ mod tests {
             metric: "accuracy".into(),
             classes: None,
             student: None,
+            num_devices: 1,
             config: json!({}),
         };
         let result = RunResult {

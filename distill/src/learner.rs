@@ -67,7 +67,8 @@ pub struct StepOutcome {
 #[derive(Debug)]
 pub struct Learner {
     lessons: Lessons,
-    student: Student,
+    /// There between steps: while it is moved, nobody else holds its old parameters.
+    student: Option<Student>,
     optimizer: ModuleAdamW,
     teacher: Option<TeacherSide>,
     max_gradient_norm: f64,
@@ -117,7 +118,7 @@ impl Learner {
         Self {
             workers: workers.collect(),
             lessons,
-            student,
+            student: Some(student),
             optimizer,
             teacher,
             max_gradient_norm: training.max_gradient_norm.get(),
@@ -127,7 +128,7 @@ impl Learner {
 
     /// The student in evaluation mode: no dropout, no graph.
     pub fn evaluated_student(&self) -> Student {
-        self.student.valid()
+        self.student().valid()
     }
 
     /// The aligner, where there is a teacher.
@@ -177,14 +178,10 @@ impl Learner {
             outcome.aligner = Some(measured);
         }
         if let Some(sum) = sums.student {
-            let (student, measured) = apply(
-                self.student.clone(),
-                sum,
-                &mut self.optimizer,
-                rates.student,
-                max_norm,
-            );
-            self.student = student;
+            let student = self.student.take().expect("the student is there");
+            let optimizer = &mut self.optimizer;
+            let (student, measured) = apply(student, sum, optimizer, rates.student, max_norm);
+            self.student = Some(student);
             outcome.student = Some(measured);
         }
         if !self.workers.is_empty() {
@@ -196,11 +193,15 @@ impl Learner {
         outcome
     }
 
+    fn student(&self) -> &Student {
+        self.student.as_ref().expect("the student is there")
+    }
+
     /// Losses and gradients of a step over all devices, summed in their order.
     fn sums(&self, trained: Trained, step: Step, position: Position) -> Sums {
         let teacher = self.teacher.as_ref();
         let models = Models {
-            student: &self.student,
+            student: self.student(),
             aligner: teacher.map(|teacher| &teacher.aligner),
             frozen: teacher.and_then(|teacher| teacher.frozen.as_ref()),
         };
@@ -237,7 +238,7 @@ impl Learner {
     /// The format cannot hold them.
     pub fn files(&self) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let mut files = BTreeMap::from([
-            (STUDENT_FILE.to_owned(), self.student.to_safetensors()?),
+            (STUDENT_FILE.to_owned(), self.student().to_safetensors()?),
             (
                 STUDENT_OPTIMIZER_FILE.to_owned(),
                 self.optimizer.to_safetensors()?,
@@ -259,7 +260,8 @@ impl Learner {
     /// They are not those of this run.
     pub fn restore(&mut self, files: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
         let device = self.device.clone().inner();
-        self.student = restore_student(self.student.clone(), files)?;
+        let student = self.student.take().expect("the student is there");
+        self.student = Some(restore_student(student, files)?);
         self.optimizer
             .load_safetensors(file(files, STUDENT_OPTIMIZER_FILE), &device)?;
         if let Some(teacher) = &mut self.teacher {

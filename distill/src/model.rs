@@ -19,7 +19,9 @@ use crate::random::{Purpose, Randomness};
 use crate::student::causal::{LanguageHead, next_token_scores};
 use crate::student::checkpointing::{self, SegmentDraws};
 use crate::student::save::{ClassifierHead, HeadOutputs};
-use crate::student::weights::{WeightsError, load_safetensors_where, to_safetensors_where};
+use crate::student::weights::{
+    WeightsError, load_safetensors_where, tensor_names, to_safetensors_where,
+};
 use crate::student::{
     Backbone, BackboneOutput, LanguageModel, LoadReport, PretrainedFiles, TextTokenizer, TokenBatch,
 };
@@ -193,7 +195,9 @@ impl Student {
     /// # Errors
     /// The tensors are not those of this student.
     pub fn load_safetensors(self, bytes: &[u8]) -> Result<Self, WeightsError> {
-        load_safetensors_where(self.clone(), bytes, |name| self.is_trained(name))
+        let mut trained = tensor_names(&self);
+        trained.retain(|name| self.is_trained(name));
+        load_safetensors_where(self, bytes, |name| trained.contains(name))
     }
 
     fn is_trained(&self, name: &str) -> bool {

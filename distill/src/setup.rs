@@ -106,6 +106,7 @@ impl Inference {
                 .pretrained
                 .as_ref()
                 .map(|files| files.digest.to_string()),
+            num_devices: 1,
             config: self.config.identity(),
         }
     }
@@ -115,7 +116,7 @@ impl Inference {
     /// # Errors
     /// There is no such checkpoint, or it is of another configuration.
     pub fn student(&self, run_folder: &Path, which: Which) -> Result<(Student, Checkpoint), Error> {
-        let checkpoint = Checkpoints::of(run_folder).load(which)?;
+        let mut checkpoint = Checkpoints::of(run_folder).load(which)?;
         let stored = &checkpoint.state.run;
         let (cache, data) = (stored.cache.clone(), stored.data.clone());
         self.identity(stored.variant.clone(), stored.seed, cache, data)
@@ -129,10 +130,9 @@ impl Inference {
             randomness,
             &self.device,
         )?;
-        Ok((
-            restore_student(student, &checkpoint.files)?.valid(),
-            checkpoint,
-        ))
+        let student = restore_student(student, &checkpoint.files)?.valid();
+        checkpoint.files.clear();
+        Ok((student, checkpoint))
     }
 
     /// How rows become token ids.
@@ -297,12 +297,16 @@ impl Setup {
     }
 
     fn identity(&self, options: &RunOptions) -> RunIdentity {
-        self.inference.identity(
+        let identity = self.inference.identity(
             options.variant.to_string(),
             options.seed,
             self.cache_digest.to_string(),
             self.data.corpus.digest(),
-        )
+        );
+        RunIdentity {
+            num_devices: self.devices.len(),
+            ..identity
+        }
     }
 
     /// Trains one variant with one seed in a folder of its own, going on from the folder's last checkpoint if it holds
@@ -346,6 +350,8 @@ impl Setup {
             Ok(scores.expect("validation rows are labelled"))
         })?;
         drop(progress);
+        // The best student is built from its checkpoint: two of them need not fit into the device's memory.
+        drop(trainer);
         match ending {
             Ending::Stopped { step } => Ok(Outcome::Stopped { step }),
             Ending::Finished => {

@@ -204,7 +204,7 @@ impl Error {
             Self::Lease(error) => error.hint(),
             Self::Store(error) => Some(error.hint.clone()),
             Self::JournalLeft { .. } => {
-                Some("run without --slice, or with the slice that left it, until nothing is left; of rows that failed, --retry-failures".into())
+                Some("run without --slice, or with the slice that left it, until nothing is left; of rows that failed, --retry-failures. Where `harvest check` finds nothing missing, the folder `batches` and the file `parts.journal` there may be removed".into())
             }
             Self::Locked { .. } => Some("wait for it to end, or give each process a cache of its own".into()),
             Self::DifferentSource { .. } => Some("mend the configuration, or name another folder in `cache.path`".into()),

@@ -240,10 +240,8 @@ impl PromptEncoder {
         prompt: &[u32],
         response: &str,
     ) -> Result<Vec<u32>, StudentError> {
-        if let Some(chat) = &self.chat {
-            return self.continuation(text, prompt, &format!("{response}{}", chat.end()));
-        }
-        let mut response = self.continuation(text, prompt, response)?;
+        let end = self.chat.as_ref().map_or("", ChatFormat::end);
+        let mut response = self.continuation(text, prompt, &format!("{response}{end}"))?;
         if response.last().is_none_or(|last| !self.ends.contains(last)) {
             response.push(self.ends[0]);
         }

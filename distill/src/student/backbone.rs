@@ -150,7 +150,8 @@ impl Backbone {
 
     /// Hidden states and pooled vector of a batch; see [`BackboneOutput`] for the shapes.
     ///
-    /// Padding never changes a real position's output.
+    /// Padding never changes a real position's output, except where rotary frequencies follow the batch's length: rule
+    /// `dynamic` beyond its trained length, and `longrope` around its original one.
     ///
     /// # Panics
     ///

@@ -110,11 +110,13 @@ impl Fields {
         Ok(integer.unwrap_or(default))
     }
 
-    /// A token id, if it is there.
+    /// A token id, if it is there; published configurations also write -1 for none.
     pub(super) fn optional_id(&self, field: &'static str) -> Result<Option<u32>, StudentError> {
-        self.parsed(field, "a token id", |value| {
-            u32::try_from(value.as_u64()?).ok()
-        })
+        let id = self.parsed(field, "a token id", |value| match value.as_i64()? {
+            -1 => Some(None),
+            id => u32::try_from(id).ok().map(Some),
+        })?;
+        Ok(id.flatten())
     }
 
     /// One token id or several; none where the field is left out.

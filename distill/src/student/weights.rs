@@ -133,10 +133,9 @@ pub fn load_safetensors_where<M: Module>(
     is_chosen: impl Fn(&str) -> bool,
 ) -> Result<M, WeightsError> {
     let stored = SafeTensors::deserialize(bytes)?;
-    let mut names = NameCollector::default();
-    module.visit(&mut names);
-    names.names.retain(|name| is_chosen(name));
-    check_names(&names.names, &stored)?;
+    let mut names = tensor_names(&module);
+    names.retain(|name| is_chosen(name));
+    check_names(&names, &stored)?;
     let mut loader = Loader {
         path: FieldPath::default(),
         is_chosen: &is_chosen,
@@ -161,6 +160,13 @@ pub(super) fn serialize(tensors: &[NamedTensor]) -> Result<Vec<u8>, WeightsError
         .into_iter()
         .collect();
     Ok(safetensors::serialize(views, Some(metadata))?)
+}
+
+/// The names of all tensors of `module`.
+pub fn tensor_names<M: Module>(module: &M) -> BTreeSet<String> {
+    let mut collector = NameCollector::default();
+    module.visit(&mut collector);
+    collector.names
 }
 
 fn check_names(expected: &BTreeSet<String>, stored: &SafeTensors<'_>) -> Result<(), WeightsError> {

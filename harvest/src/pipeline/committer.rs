@@ -20,7 +20,8 @@ use crate::place::Place;
 pub(super) struct Committer {
     shards: mpsc::UnboundedSender<OpenShard>,
     committed: mpsc::UnboundedReceiver<Result<Committed, Error>>,
-    thread: JoinHandle<()>,
+    /// Until it is known to have ended.
+    thread: Option<JoinHandle<()>>,
     num_waiting: usize,
 }
 
@@ -43,16 +44,17 @@ impl Committer {
         Self {
             shards,
             committed,
-            thread,
+            thread: Some(thread),
             num_waiting: 0,
         }
     }
 
     /// Hands a shard over.
     pub(super) fn commit(&mut self, shard: OpenShard) {
-        self.num_waiting += 1;
-        // A thread that is gone is what `next` tells.
-        let _ = self.shards.send(shard);
+        // A thread that is gone is what `next` tells, or has told.
+        if self.shards.send(shard).is_ok() || self.thread.is_some() {
+            self.num_waiting += 1;
+        }
     }
 
     /// Shards that were handed over and not yet come back from [`next`](Self::next).
@@ -69,8 +71,9 @@ impl Committer {
             self.num_waiting -= 1;
             return Some(committed);
         }
-        let panic = (&mut self.thread).await.err()?;
+        let ended = self.thread.as_mut()?.await;
+        self.thread = None;
         self.num_waiting = 0;
-        Some(Err(panic.into()))
+        Some(Err(ended.err()?.into()))
     }
 }

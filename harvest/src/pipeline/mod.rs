@@ -22,6 +22,7 @@ use crate::config::{CacheConfig, Config, ConfigError, RunConfig, Source, Teacher
 use crate::error::Error;
 use crate::events::Event;
 use crate::failures::Failure;
+use crate::parts::Parts;
 use crate::plan::Plan;
 use crate::reporter::Watch;
 use crate::reserve::Reserve;
@@ -209,6 +210,13 @@ fn ask(
         if summary.ending == Ending::Complete {
             job.teacher.finished();
         }
+    } else {
+        // A process that was killed between its last row and its end left what nobody needs any more.
+        if Parts::is_in(&cache.place().work) {
+            let teacher = &job.teacher.describe().identity;
+            cache.parts(teacher, job.plan.identity())?.compact()?;
+        }
+        job.teacher.finished();
     }
     if let Some(manifest) = &manifest {
         summary.num_copied = copies::make(cache, manifest, summary.survey.copies())?;

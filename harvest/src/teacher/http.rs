@@ -31,6 +31,9 @@ const MAX_REDIRECTS: usize = 5;
 /// Idle connections are closed before servers close theirs, commonly after 5 seconds: a request that meets the closing
 /// fails with a broken pipe.
 const MAX_IDLE: Duration = Duration::from_secs(4);
+/// Connections without a request that are kept. A request that finds none idle opens one, so a burst leaves more of
+/// them than are ever used at a time, each with its buffers.
+const MAX_IDLE_CONNECTIONS: usize = 32;
 /// Bytes of the shortest secret that is taken out of replies, and not of errors alone.
 const MIN_SECRET_BYTES: usize = 8;
 
@@ -71,6 +74,7 @@ impl Endpoint {
         let mut builder = Client::builder()
             .timeout(Duration::from_secs(server.timeout_seconds.get()))
             .pool_idle_timeout(MAX_IDLE)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .redirect(Policy::custom(same_origin_only))
             .user_agent(concat!("armada-harvest/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers);

@@ -258,6 +258,12 @@ impl Batched {
         replies.into_iter().flatten().collect()
     }
 
+    fn open_ledger(&self) -> Result<Ledger, TeacherError> {
+        let identity = &self.description.identity;
+        let (store, records) = Store::open(&self.state_folder, identity)?;
+        Ledger::open(store, records, self.driver.max_line)
+    }
+
     /// Finds or makes the batch of each row. Queries do so one at a time, so that none submits what another does.
     async fn plan(
         &self,
@@ -267,11 +273,7 @@ impl Batched {
         let mut ledger = self.ledger.lock().await;
         let ledger = match &mut *ledger {
             Some(ledger) => ledger,
-            none => {
-                let identity = &self.description.identity;
-                let (store, records) = Store::open(&self.state_folder, identity)?;
-                none.insert(Ledger::open(store, records, self.driver.max_line)?)
-            }
+            none => none.insert(self.open_ledger()?),
         };
         let rows: Vec<Row> = requests.iter().map(Row::of).collect();
         let mut fresh = Vec::new();
@@ -473,10 +475,18 @@ impl Teacher for Batched {
     }
 
     fn finished(&self) {
-        if let Ok(mut ledger) = self.ledger.try_lock()
-            && let Some(ledger) = &mut *ledger
-            && let Err(error) = ledger.clear()
-        {
+        let Ok(mut ledger) = self.ledger.try_lock() else {
+            return;
+        };
+        let cleared = match &mut *ledger {
+            Some(ledger) => ledger.clear(),
+            // Nothing was asked: a process that was killed before its end may have left some.
+            none if has_batches(&self.state_folder).unwrap_or(true) => self
+                .open_ledger()
+                .and_then(|opened| none.insert(opened).clear()),
+            _ => Ok(()),
+        };
+        if let Err(error) = cleared {
             tracing::warn!("results of batches stay on disk: {error}");
         }
     }

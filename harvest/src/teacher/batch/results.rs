@@ -126,7 +126,7 @@ impl Results {
         }
         let problem = "what came as the results of the batch is not whole, or something else";
         Err(TeacherError::new(ErrorClass::Transient, problem).advise(
-            "run again: it is fetched again, and nothing is submitted again; if it stays so, look at the file at the provider",
+            "run again with --retry-failures: it is fetched again, and nothing is submitted again; if it stays so, look at the file at the provider",
         ))
     }
 

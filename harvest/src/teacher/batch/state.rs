@@ -244,7 +244,7 @@ impl Store {
 /// # Errors
 /// The operating system's.
 pub(crate) fn has_batches(state_folder: &Path) -> io::Result<bool> {
-    for folder in list(&state_folder.join(FOLDER))? {
+    for folder in folders(&state_folder.join(FOLDER))? {
         if list(&folder)?.iter().any(|path| is_record(path)) {
             return Ok(true);
         }
@@ -258,7 +258,7 @@ pub(crate) fn has_batches(state_folder: &Path) -> io::Result<bool> {
 /// # Errors
 /// The operating system's.
 pub(crate) fn take_over(from: &Path, into: &Path) -> io::Result<()> {
-    for source in list(&from.join(FOLDER))? {
+    for source in folders(&from.join(FOLDER))? {
         let files = list(&source)?;
         if !files.iter().any(|path| is_record(path)) {
             continue;
@@ -291,6 +291,13 @@ fn is_record(path: &Path) -> bool {
 }
 
 /// What is in a folder, which need not be there.
+/// The folders in a folder; whatever else somebody put there is none of ours.
+fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut entries = list(folder)?;
+    entries.retain(|path| path.is_dir());
+    Ok(entries)
+}
+
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
