@@ -102,7 +102,7 @@ impl Parts {
     }
 
     fn set_aside(&self) -> Result<(), Error> {
-        let aside = (1_u32..)
+        let aside = (1..=u32::MAX)
             .map(|number| match number {
                 1 => self.path.with_extension("journal.other"),
                 number => self.path.with_extension(format!("journal.other-{number}")),
