@@ -175,7 +175,8 @@ fn results(
             Some(Fault::Html502 | Fault::Status500 | Fault::Unavailable) => {
                 let expired = json!({"custom_id": id, "response": null,
                     "error": {"code": "batch_expired", "message": "it took too long"}});
-                errors.push_str(&format!("{expired}\n"));
+                errors.push_str(&expired.to_string());
+                errors.push('\n');
             }
             // The server forgets the row.
             Some(_) => {}

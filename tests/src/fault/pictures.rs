@@ -1,5 +1,7 @@
 //! Pictures that are readable text, so that a server knows again what it made.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
@@ -31,7 +33,10 @@ pub(super) fn answer(subject: &str, url: &str, tokens: u64) -> Value {
     let made = if subject.len().is_multiple_of(2) {
         json!({"b64_json": BASE64.encode(picture(subject))})
     } else {
-        let name: String = subject.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let name = subject.bytes().fold(String::new(), |mut name, byte| {
+            let _ = write!(name, "{byte:02x}");
+            name
+        });
         json!({"url": format!("{url}{FOLDER}{name}")})
     };
     json!({"created": 1, "data": [made], "usage": {"input_tokens": tokens, "output_tokens": 0}})
