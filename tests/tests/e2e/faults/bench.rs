@@ -325,9 +325,7 @@ impl Bench {
         for (key, record) in &held.answered {
             self.setup.check_values(&expected[key], record);
         }
-        for name in left_over(&self.folder) {
-            panic!("`{name}` is left");
-        }
+        assert_eq!(left_over(&self.folder), [""; 0], "files are left");
         held
     }
 }
