@@ -22,6 +22,9 @@ pub(super) trait CausalTrunk {
 
 /// A trunk whose layers go on from keys and values that were computed before.
 pub(super) trait Decoder: Trunk {
+    /// The table of token vectors.
+    fn word_embedding(&self) -> &Embedding;
+
     /// Prepares a pass over the last `positions` positions of a mask.
     fn pass_after(
         &self,
@@ -40,24 +43,24 @@ pub(super) trait Decoder: Trunk {
     ) -> Tensor<2>;
 }
 
-/// See [`CausalTrunk::advance`].
-pub(super) fn advance<T: Decoder>(
-    trunk: &T,
-    batch: &TokenBatch,
-    cache: &mut Cache,
-    precision: Precision,
-) -> Tensor<3> {
-    let [_, positions] = batch.token_ids_bs.dims();
-    let mask_bt = cache.extend_mask(batch.attention_mask_bs.clone());
-    let pass = trunk.pass_after(&mask_bt, positions, precision);
-    cache
-        .layers
-        .resize_with(trunk.num_layers(), KeyValues::default);
-    let mut hidden_nd = trunk.embed(batch, &pass);
-    for (index, earlier) in cache.layers.iter_mut().enumerate() {
-        hidden_nd = trunk.layer_after(index, hidden_nd, &pass, earlier);
+impl<T: Decoder> CausalTrunk for T {
+    fn word_embedding(&self) -> &Embedding {
+        Decoder::word_embedding(self)
     }
-    trunk.finish(hidden_nd, batch, &pass).hidden_bsd
+
+    fn advance(&self, batch: &TokenBatch, cache: &mut Cache, precision: Precision) -> Tensor<3> {
+        let [_, positions] = batch.token_ids_bs.dims();
+        let mask_bt = cache.extend_mask(batch.attention_mask_bs.clone());
+        let pass = self.pass_after(&mask_bt, positions, precision);
+        cache
+            .layers
+            .resize_with(self.num_layers(), KeyValues::default);
+        let mut hidden_nd = self.embed(batch, &pass);
+        for (index, earlier) in cache.layers.iter_mut().enumerate() {
+            hidden_nd = self.layer_after(index, hidden_nd, &pass, earlier);
+        }
+        self.finish(hidden_nd, batch, &pass).hidden_bsd
+    }
 }
 
 /// Keys, values and mask of all positions that a language model has read, so that the next ones cost only themselves.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::activation::Activation;
 use super::architecture::{Architecture, ClassifierNaming, Naming};
-use super::decoder::{self, Cache, CausalPass, CausalTrunk, Decoder, KeyValues, last_token};
+use super::decoder::{CausalPass, Decoder, KeyValues, last_token};
 use super::fields::Fields;
 use super::layers::{Embedding, Linear, RmsNorm, to_f32, to_precision};
 use super::rotary::{Rotary, RotaryTables};
@@ -476,6 +476,10 @@ impl Trunk for Llama {
 }
 
 impl Decoder for Llama {
+    fn word_embedding(&self) -> &Embedding {
+        &self.embed_tokens
+    }
+
     fn pass_after(&self, mask_bt: &Tensor<2, Int>, positions: usize, precision: Precision) -> Pass {
         let [_, total] = mask_bt.dims();
         let causal = CausalPass::new(mask_bt, positions, precision);
@@ -494,16 +498,6 @@ impl Decoder for Llama {
         earlier: &mut KeyValues,
     ) -> Tensor<2> {
         self.layers[index].forward(hidden_nd, pass, Some(earlier))
-    }
-}
-
-impl CausalTrunk for Llama {
-    fn word_embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn advance(&self, batch: &TokenBatch, cache: &mut Cache, precision: Precision) -> Tensor<3> {
-        decoder::advance(self, batch, cache, precision)
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::activation::Activation;
 use super::architecture::{Architecture, ClassifierNaming, Naming};
-use super::decoder::{self, Cache, CausalPass, CausalTrunk, Decoder, KeyValues, last_token};
+use super::decoder::{CausalPass, Decoder, KeyValues, last_token};
 use super::fields::Fields;
 use super::layers::{Embedding, LayerNorm, Linear, to_f32, to_precision};
 use super::special_tokens::SpecialTokens;
@@ -438,6 +438,10 @@ impl Trunk for Opt {
 }
 
 impl Decoder for Opt {
+    fn word_embedding(&self) -> &Embedding {
+        &self.embed_tokens
+    }
+
     fn pass_after(
         &self,
         mask_bt: &Tensor<2, Int>,
@@ -455,16 +459,6 @@ impl Decoder for Opt {
         earlier: &mut KeyValues,
     ) -> Tensor<2> {
         self.layers[index].forward(hidden_nd, pass, Some(earlier))
-    }
-}
-
-impl CausalTrunk for Opt {
-    fn word_embedding(&self) -> &Embedding {
-        &self.embed_tokens
-    }
-
-    fn advance(&self, batch: &TokenBatch, cache: &mut Cache, precision: Precision) -> Tensor<3> {
-        decoder::advance(self, batch, cache, precision)
     }
 }
 
