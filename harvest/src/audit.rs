@@ -230,28 +230,11 @@ fn journalled(place: &Place) -> Result<HashSet<Key>, Error> {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use schemas::{
-        DatasetIdentity, ExampleId, Provenance, SignalKind, SignalSpec, TeacherIdentity,
-        TeacherRecord,
-    };
+    use schemas::{ExampleId, Provenance, TeacherRecord};
 
     use super::*;
     use crate::journal::Segment;
-
-    fn manifest() -> Manifest {
-        let teacher = TeacherIdentity {
-            kind: "t".into(),
-            model: "m".into(),
-            settings: serde_json::json!({}),
-        };
-        let dataset = DatasetIdentity {
-            task: "t".into(),
-            fields: vec!["a".into()],
-            prompt: None,
-        };
-        let signal = SignalSpec::new("said", SignalKind::Text, "a text").unwrap();
-        Manifest::new(teacher, dataset, 1, vec![signal])
-    }
+    use crate::sample::manifest;
 
     #[test]
     fn a_journal_that_a_run_removes_meanwhile_is_no_error() {
@@ -267,7 +250,7 @@ mod tests {
         let num_read = std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..2_000 {
-                    let segment = Segment::create(folder.path(), number, &manifest()).unwrap();
+                    let segment = Segment::create(folder.path(), number, &manifest("m")).unwrap();
                     segment.append(&record).unwrap();
                     segment.remove().unwrap();
                 }

@@ -33,7 +33,7 @@ pub use source::check_same_source;
 pub type Key = (ExampleId, u32);
 
 /// A worker that is silent for this long has died, and another may take its place.
-const LEASE_LIFETIME: Duration = Duration::from_secs(90);
+pub(crate) const LEASE_LIFETIME: Duration = Duration::from_secs(90);
 
 /// Rows handed to the shard writer at a time, at most.
 const ROWS_PER_WRITE: usize = 256;
@@ -295,7 +295,7 @@ pub fn each_key(
 /// Writes `manifest` in its open form unless it stands there already. Of several workers that start a cache at once,
 /// one makes the manifest and the others compare theirs.
 pub(crate) fn publish(place: &Place, manifest: &Manifest) -> Result<(), Error> {
-    place.check_lease()?;
+    place.confirm_lease()?;
     let open = manifest.clone().reopened();
     let present = if let Some(present) = read_manifest(place)? {
         present
@@ -343,8 +343,7 @@ pub(crate) fn commit(
     place.check_lease()?;
     let entry = writer.finish()?;
     if !place.is_own_store() {
-        let path = folder.join(&entry.file);
-        place.store.put_file(&entry.file, &path)?;
+        place.put_shard(&entry.file, &folder.join(&entry.file))?;
     }
     Ok((entry.file, entry.num_bytes))
 }
@@ -362,10 +361,11 @@ fn next_number(place: &Place) -> Result<u32, Error> {
     let of_segments = segments
         .iter()
         .filter_map(|entry| journal::number(journal::PREFIX, &entry.file_name().to_string_lossy()));
-    let shards = place.store.shards()?;
-    let of_shards = shards
+    // With those that are barred, whose names are taken for good.
+    let files = place.store.list()?;
+    let of_shards = files
         .iter()
-        .filter_map(|name| journal::number(&prefix, name));
+        .filter_map(|file| journal::number(&prefix, &file.name));
     Ok(of_segments
         .chain(of_shards)
         .max()

@@ -233,7 +233,7 @@ impl Failures {
         if !self.changed {
             return Ok(());
         }
-        self.place.check_lease()?;
+        self.place.confirm_lease()?;
         let name = self.place.failures_file();
         if self.listed.is_empty() {
             self.place.store.remove(&name)?;

@@ -16,16 +16,14 @@ use parquet::file::properties::WriterProperties;
 use schemas::dataset::{DatasetConfig, SkipBadRows};
 use schemas::record::TokenTopK;
 use schemas::shard::MANIFEST_METADATA_KEY;
-use schemas::{
-    DatasetIdentity, Manifest, ReadAt, ShardReader, ShardSource, SignalKind, SignalSpec,
-    TeacherIdentity,
-};
+use schemas::{Manifest, ReadAt, ShardReader, ShardSource, SignalKind, SignalSpec};
 
 use crate::config::{self, BudgetConfig};
 use crate::failures::{self, Failure, Failures};
 use crate::journal::{Lines, Part, Replay, Segment};
 use crate::parts::Parts;
 use crate::place::Place;
+use crate::sample;
 use crate::teacher::{ErrorClass, Request, TeacherError, fuzz as teacher};
 
 macro_rules! targets {
@@ -93,20 +91,6 @@ fn read_configuration(data: &[u8]) {
             );
         }
     }
-}
-
-fn identities() -> (TeacherIdentity, DatasetIdentity) {
-    let teacher = TeacherIdentity {
-        kind: "t".into(),
-        model: "m".into(),
-        settings: serde_json::json!({}),
-    };
-    let dataset = DatasetIdentity {
-        task: "t".into(),
-        fields: vec!["a".into()],
-        prompt: None,
-    };
-    (teacher, dataset)
 }
 
 /// The lines of `data`, each as a line of a journal: whole, unless it starts with `!`.
@@ -188,7 +172,8 @@ fn read_work_files(data: &[u8]) {
         return;
     };
     let folder = folder();
-    let (teacher, dataset) = identities();
+    let of = sample::manifest("m");
+    let (teacher, dataset) = (of.teacher, of.dataset);
     for raw in [false, true] {
         let mut bytes = if raw { data.to_vec() } else { lines(data) };
         match choice.wrapping_sub(b'0') % 3 {

@@ -62,6 +62,8 @@ pub mod progress;
 pub mod replay;
 pub mod reporter;
 mod reserve;
+#[cfg(any(test, feature = "fuzzing"))]
+mod sample;
 pub mod secret;
 pub mod sketch;
 pub mod slice;

@@ -346,19 +346,11 @@ mod tests {
     use schemas::{ExampleId, Provenance, SignalValue};
 
     use super::*;
+    use crate::sample::manifest;
 
     fn open(folder: &Path, model: &str) -> Parts {
-        let teacher = TeacherIdentity {
-            kind: "t".into(),
-            model: model.into(),
-            settings: serde_json::json!({}),
-        };
-        let dataset = DatasetIdentity {
-            task: "t".into(),
-            fields: vec!["a".into()],
-            prompt: None,
-        };
-        Parts::open(folder, &teacher, &dataset).unwrap()
+        let manifest = manifest(model);
+        Parts::open(folder, &manifest.teacher, &manifest.dataset).unwrap()
     }
 
     fn reply(text: &str) -> Reply {
@@ -400,19 +392,8 @@ mod tests {
         let two = Request::text(ExampleId::from([2; 16]), 0, "two");
         let carried = Arc::new(open(folder.path(), "m"));
         carried.keep("address", &one, &reply("old")).unwrap();
-        let signal = schemas::SignalSpec::new("text", schemas::SignalKind::Text, "a text").unwrap();
-        let teacher = TeacherIdentity {
-            kind: "t".into(),
-            model: "m".into(),
-            settings: serde_json::json!({}),
-        };
-        let dataset = DatasetIdentity {
-            task: "t".into(),
-            fields: vec!["a".into()],
-            prompt: None,
-        };
-        let manifest = schemas::Manifest::new(teacher, dataset, 1, vec![signal]);
-        let segment = Arc::new(Segment::create(folder.path(), 0, &manifest).unwrap());
+        let segment = Segment::create(folder.path(), 0, &manifest("m"));
+        let segment = Arc::new(segment.unwrap());
         let parts = SegmentParts::new(segment, carried);
         assert_eq!(parts.find("address", &one), Some(reply("old")));
         parts.keep("address", &one, &reply("new")).unwrap();

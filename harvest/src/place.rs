@@ -118,6 +118,33 @@ impl Place {
         }
     }
 
+    /// As [`check_lease`](Self::check_lease), and asks the store.
+    ///
+    /// # Errors
+    /// As [`check_lease`](Self::check_lease).
+    pub(crate) fn confirm_lease(&self) -> Result<(), Error> {
+        match &self.lease {
+            Some(lease) => Ok(lease.confirm()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves a finished shard into the store, unless another worker has taken this one's lease.
+    ///
+    /// # Errors
+    /// [`Error::Lease`]; [`Error::Schemas`] of the store.
+    pub(crate) fn put_shard(&self, name: &str, file: &Path) -> Result<(), Error> {
+        let Some(lease) = &self.lease else {
+            return Ok(self.store.put_file(name, file)?);
+        };
+        lease.announce(name)?;
+        if !self.store.put_new_file(name, file)? {
+            return Err(lease.lost().into());
+        }
+        // A large one came whatever barred it, and a successor may have asked for its rows: the journal keeps them.
+        Ok(lease.confirm()?)
+    }
+
     /// What the names of this worker's shards start with.
     pub fn prefix(&self) -> String {
         match self.slice {
@@ -156,4 +183,10 @@ impl Place {
         };
         list().map_err(|source| schemas::Error::io(&self.work, "list", source).into())
     }
+}
+
+/// A folder for teachers whose replies are thrown away.
+pub(crate) fn throwaway_folder() -> Result<tempfile::TempDir, schemas::Error> {
+    tempfile::tempdir()
+        .map_err(|source| schemas::Error::io(&std::env::temp_dir(), "create a folder in", source))
 }

@@ -259,6 +259,53 @@ fn a_check_tells_what_becomes_of_encoding_and_pictures() {
     );
 }
 
+/// A reply that counts so many tokens of a prompt with a picture.
+fn said(body: &serde_json::Value, of_a_picture: u32) -> serde_json::Value {
+    let has_picture = body["messages"][0]["content"].is_array();
+    let message = json!({"role": "assistant", "content": "I see a picture."});
+    let tokens = if has_picture { of_a_picture } else { 12 };
+    json!({
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": tokens, "completion_tokens": 5},
+    })
+}
+
+#[test]
+fn a_run_looks_once_before_it_pays_for_a_second_row() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let rows = |folder: &Path, names: &[&str]| {
+        let mut rows = std::fs::File::create(folder.join("train.jsonl")).unwrap();
+        for name in names {
+            std::fs::copy(folder.join("black.png"), folder.join(name)).unwrap();
+            writeln!(rows, "{}", json!({"text": name, "label": "yes"})).unwrap();
+        }
+    };
+    let requests = |text: &str| -> u32 {
+        let found = text.lines().find_map(|line| line.strip_prefix("requests"));
+        found.unwrap().trim().parse().unwrap()
+    };
+
+    let blind = serve(&runtime, |body| said(body, 12));
+    let folder = pictures(&format!("kind = \"chat\"\nurl = \"{blind}\""));
+    rows(folder.path(), &["a.png", "b.png", "c.png"]);
+    let output = harvest(folder.path(), &["run", "harvest.toml"]);
+    let text = shown(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("takes pictures and does not look at them"),
+        "{text}"
+    );
+    assert!(!folder.path().join("cache/manifest.json").exists());
+
+    let seeing = serve(&runtime, |body| said(body, 76));
+    let folder = pictures(&format!("kind = \"chat\"\nurl = \"{seeing}\""));
+    rows(folder.path(), &["a.png", "b.png", "c.png"]);
+    let run = || show(folder.path(), &["run", "harvest.toml"]);
+    assert_eq!(requests(&run()), 3 + 1);
+    rows(folder.path(), &["a.png", "b.png", "c.png", "d.png"]);
+    assert_eq!(requests(&run()), 1);
+}
+
 #[test]
 fn a_check_looks_at_each_of_several_teachers_and_at_encoders() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -309,6 +356,29 @@ fn a_check_looks_at_each_of_several_teachers_and_at_encoders() {
     ));
     let text = show(folder.path(), &["check", "harvest.toml"]);
     assert!(text.contains(refusal), "{text}");
+}
+
+#[test]
+fn a_program_is_not_started_twice_to_see_whether_it_looks_at_pictures() {
+    let folder = pictures(
+        "kind = \"command\"\ncommand = [\"sh\", \"teacher.sh\"]\n\
+         signals = { said = { kind = \"text\", meaning = \"a\" } }",
+    );
+    let script = r#"
+echo started >> starts
+echo '{"armada": 1}'
+while read -r line; do
+    id=${line#*\"id\":\"}
+    printf '{"id":"%s","draw":0,"signals":{"said":"so"},"provenance":{"tokens_in":5}}\n' "${id%%\"*}"
+done
+"#;
+    std::fs::write(folder.path().join("teacher.sh"), script).unwrap();
+    for (number, command) in ["check", "run"].into_iter().enumerate() {
+        let text = show(folder.path(), &[command, "harvest.toml"]);
+        assert!(text.starts_with("status 0\n"), "{text}");
+        let starts = std::fs::read_to_string(folder.path().join("starts")).unwrap();
+        assert_eq!(starts.lines().count(), number + 1, "{text}");
+    }
 }
 
 #[test]

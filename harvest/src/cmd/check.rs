@@ -1,30 +1,27 @@
 //! `harvest check`: probe before spending.
 
-mod pictures;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::{Manifest, SignalSpec, SignalValue};
 
-use super::{describe_signal, open_teacher, runtime, throwaway_folder, warn_of_skipped};
+use super::{describe_signal, open_teacher, runtime, warn_of_skipped};
 use crate::audit::Unsettled;
 use crate::budget::Budget;
 use crate::cache::{check_same_source, each_key, read_manifest};
 use crate::cli::{CheckArgs, print};
 use crate::config::{CacheConfig, Config};
 use crate::error::{Error, Status};
+use crate::pipeline::pictures::Opening;
 use crate::pipeline::{expected_manifest, new_manifest, teacher_section};
-use crate::place::Place;
+use crate::place::{Place, throwaway_folder};
 use crate::plan::Plan;
 use crate::progress::{human_bytes, human_time};
 use crate::reporter::Watch;
 use crate::stop::Stop;
 use crate::survey::{Known, Survey};
 use crate::teacher::{self, ErrorClass, Reply, Request, Teacher, TeacherError};
-
-use pictures::Opening;
 
 /// Bytes of a row besides its signals: id, draw and provenance.
 const ROW_BYTES: u64 = 64;
@@ -64,7 +61,9 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
         watch: &watch,
         stop: &stop,
     };
-    let pictures = runtime.block_on(opening.lines(teachers, &sample.answered))?;
+    let shown = sample.answered.iter().cloned();
+    let shown: Vec<_> = shown.map(|(row, reply)| (row, Some(reply))).collect();
+    let pictures = runtime.block_on(opening.look(teachers, &shown))?;
     let concurrency = run_config
         .concurrency
         .get()
@@ -78,7 +77,7 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
     )];
     lines.extend(signal_lines(&sample));
     lines.extend(watch.observed.all());
-    lines.extend(pictures);
+    lines.extend(pictures.iter().map(|found| ("pictures", found.to_string())));
     lines.extend(
         survey
             .rows

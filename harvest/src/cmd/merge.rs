@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, LEASE_LIFETIME};
 use crate::cli::{MergeArgs, print};
 use crate::error::{Error, Status};
+use crate::lease::Lease;
 use crate::merge::merge;
 use crate::place::Place;
 use crate::stop::Stop;
@@ -18,13 +19,15 @@ pub fn run(args: &MergeArgs) -> Result<Status, Error> {
     let open = |location: &String| Store::open(location, Path::new(""));
     let into = open(&args.into)?;
     let from = args.from.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    // A folder is locked against other writers; in an object store every put is whole, and a second merge of the
-    // same sources puts the same files.
+    // A folder is locked against other writers, an object store by a lease.
+    let stop = Stop::default();
     let _lock = into
         .local()
-        .map(|folder| Cache::lock_or_create(Place::local(folder), &Stop::default()))
+        .map(|folder| Cache::lock_or_create(Place::local(folder), &stop))
         .transpose()?;
+    let lease = Lease::take(&into, None, LEASE_LIFETIME, &stop)?;
     let summary = merge(&into, &from, args.prefer)?;
+    lease.map_or(Ok(()), Lease::release)?;
     print(&[
         ("cache", into.location()),
         ("rows_in_sources", summary.num_source_rows.to_string()),

@@ -84,12 +84,6 @@ pub fn open_teacher(
     })
 }
 
-/// A folder for teachers whose replies are thrown away.
-fn throwaway_folder() -> Result<tempfile::TempDir, schemas::Error> {
-    tempfile::tempdir()
-        .map_err(|source| schemas::Error::io(&std::env::temp_dir(), "create a folder in", source))
-}
-
 fn describe_signal(signal: &SignalSpec) -> String {
     let kind = match signal.kind() {
         SignalKind::Feature { .. } => "feature",

@@ -49,6 +49,7 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
     let _served_until_the_end = listener.map(serve).transpose()?;
     let job = Job {
         teacher: open_teacher(&plan, &place.work, teachers, run_config, &watch, &stop)?,
+        teachers: teachers.to_vec(),
         plan,
         cache: config.cache.clone(),
         run: run_config.clone(),

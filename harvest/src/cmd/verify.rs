@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::replay::{self, Replay};
-use super::{Target, describe_missing, open_teacher, runtime, throwaway_folder, warn_of_skipped};
+use super::{Target, describe_missing, open_teacher, runtime, warn_of_skipped};
 use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::cache::Cache;
@@ -12,7 +12,7 @@ use crate::cli::{VerifyArgs, complain, print};
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::pipeline::teacher_section;
-use crate::place::Place;
+use crate::place::{Place, throwaway_folder};
 use crate::plan::Plan;
 use crate::replay::{Report, Verdict};
 use crate::reporter::Watch;

@@ -1,26 +1,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use schemas::{
-    DatasetIdentity, ExampleId, Provenance, SignalKind, SignalSpec, SignalValue, TeacherIdentity,
-};
+use schemas::{ExampleId, Provenance, SignalValue};
 
 use super::*;
-
-fn manifest() -> Manifest {
-    let teacher = TeacherIdentity {
-        kind: "t".into(),
-        model: "m".into(),
-        settings: serde_json::json!({}),
-    };
-    let dataset = DatasetIdentity {
-        task: "t".into(),
-        fields: vec!["a".into()],
-        prompt: None,
-    };
-    let signal = SignalSpec::new("said", SignalKind::Text, "a text").unwrap();
-    Manifest::new(teacher, dataset, 1, vec![signal])
-}
+use crate::sample::manifest;
 
 fn record(number: u8, text: &str) -> TeacherRecord {
     TeacherRecord {
@@ -47,7 +31,7 @@ fn records_of(replay: &Replay) -> Vec<TeacherRecord> {
 /// A segment with these records, its bytes, and where each line ends.
 fn written(records: &[TeacherRecord]) -> (tempfile::TempDir, PathBuf, Vec<usize>) {
     let folder = tempfile::tempdir().unwrap();
-    let segment = Segment::create(folder.path(), 0, &manifest()).unwrap();
+    let segment = Segment::create(folder.path(), 0, &manifest("m")).unwrap();
     let length = || std::fs::metadata(&segment.path).unwrap().len() as usize;
     let mut ends = vec![length()];
     for record in records {
@@ -64,11 +48,11 @@ fn what_was_appended_is_replayed() {
     let records = [record(1, "one\ntwo"), record(2, "")];
     let (_folder, path, _) = written(&records);
     let replay = Replay::read(&path).unwrap();
-    assert_eq!(replay.manifest, Some(manifest()));
+    assert_eq!(replay.manifest, Some(manifest("m")));
     assert_eq!(records_of(&replay), records);
     assert_eq!((replay.num_torn_bytes, replay.num_damaged_bytes), (0, 0));
     let folder = tempfile::tempdir().unwrap();
-    let segment = Segment::create(folder.path(), 0, &manifest()).unwrap();
+    let segment = Segment::create(folder.path(), 0, &manifest("m")).unwrap();
     let lines = records
         .each_ref()
         .map(|record| segment.append(record).unwrap());

@@ -95,12 +95,24 @@ impl Claim {
         self.scope.object_name()
     }
 
-    fn note(&self, num_renewals: u64, released: bool) -> Note {
+    /// A note that is no renewal, with the shards that are barred.
+    fn note(&self, barred: Vec<String>) -> Note {
         Note {
             holder: self.holder.clone(),
             lifetime_ms: self.lifetime.as_millis() as u64,
-            num_renewals,
-            released,
+            num_renewals: 0,
+            released: false,
+            writing: None,
+            barred,
+        }
+    }
+
+    /// The note that comes after `hold`.
+    fn renewal(&self, hold: &Hold) -> Note {
+        Note {
+            num_renewals: hold.num_renewals + 1,
+            writing: hold.writing.clone(),
+            ..self.note(hold.barred.clone())
         }
     }
 
@@ -127,6 +139,11 @@ impl Claim {
         }
     }
 
+    /// Whether it is this holder's.
+    fn wrote(&self, seen: &Seen) -> bool {
+        serde_json::from_slice(&seen.bytes).is_ok_and(|note: Note| note.holder == self.holder)
+    }
+
     /// Who holds the lease now, in words.
     pub(super) fn holder_now(&self) -> String {
         let name = self.name();
@@ -143,38 +160,58 @@ impl Claim {
 
     /// Writes the note where `over` is the version there is, or where there is none. `None` where another was quicker.
     fn write(&self, over: Option<&Version>, note: &Note) -> Result<Option<Hold>, Error> {
+        self.write_to(&self.name(), over, note)
+    }
+
+    fn write_to(
+        &self,
+        name: &str,
+        over: Option<&Version>,
+        note: &Note,
+    ) -> Result<Option<Hold>, Error> {
         let since = Instant::now();
-        let name = self.name();
         let bytes = serde_json::to_vec_pretty(note).expect("a note has string keys only");
-        let written = match over {
-            None => self.remote.create(&name, &bytes),
-            Some(version) => self.remote.update(&name, &bytes, version),
-        };
-        let version = match written {
-            Ok(Some(version)) => version,
+        let mut over = over.cloned();
+        let version = loop {
+            let written = match &over {
+                None => self.remote.create(name, &bytes),
+                Some(version) => self.remote.update(name, &bytes, version),
+            };
+            let refused = match written {
+                Ok(Some(version)) => break version,
+                refused => refused.map(|_| None),
+            };
             // An answer that is lost and a request that is repeated after it was done look like a refusal.
-            refused => match self.remote.look(&name) {
-                Ok(Some(seen)) if seen.bytes == bytes => seen.version,
-                _ => return refused.map(|_| None),
-            },
+            match self.remote.look(name) {
+                Ok(Some(seen)) if seen.bytes == bytes => break seen.version,
+                Ok(Some(seen)) if over.as_ref() != Some(&seen.version) && self.wrote(&seen) => {
+                    over = Some(seen.version);
+                }
+                _ => return refused,
+            }
         };
         Ok(Some(Hold {
             version,
             num_renewals: note.num_renewals,
             since,
+            writing: note.writing.clone(),
+            barred: note.barred.clone(),
         }))
     }
 
     /// Writes the lease again. `None` where another has it by now.
     pub(super) fn renew(&self, hold: &Hold) -> Result<Option<Hold>, Error> {
-        let note = self.note(hold.num_renewals + 1, false);
-        self.write(Some(&hold.version), &note)
+        self.write(Some(&hold.version), &self.renewal(hold))
     }
 
     /// Marks the lease as given back; `false` where another has it by now. The object stays: a removal knows no
     /// condition, and could remove another's lease.
     pub(super) fn give_back(&self, hold: &Hold) -> Result<bool, Error> {
-        let note = self.note(hold.num_renewals + 1, true);
+        let note = Note {
+            released: true,
+            writing: None,
+            ..self.renewal(hold)
+        };
         Ok(self.write(Some(&hold.version), &note)?.is_some())
     }
 
@@ -184,13 +221,28 @@ impl Claim {
     /// [`LeaseError::Held`] once its holder is seen alive; [`LeaseError::Unconditional`].
     pub(super) fn win(&self, stop: &Stop) -> Result<Hold, LeaseError> {
         let name = self.name();
-        let note = self.note(0, false);
         loop {
             let old = self.wait_until_free(&name, self.scope, stop)?;
-            if let Some(hold) = self.write(old.as_ref(), &note)? {
-                return self.prove(&hold);
+            let (version, to_bar) = match old {
+                Some((version, note)) => (Some(version), note.to_bar()),
+                None => (None, Vec::new()),
+            };
+            if let Some(hold) = self.write(version.as_ref(), &self.note(to_bar))? {
+                let mut hold = self.prove(&hold)?;
+                self.bar(std::mem::take(&mut hold.barred))?;
+                return Ok(hold);
             }
         }
+    }
+
+    /// Puts something in the place of shards that a silent holder may be about to write, where they are not there yet.
+    fn bar(&self, names: Vec<String>) -> Result<(), Error> {
+        for name in names {
+            if self.remote.bar(&name)? {
+                tracing::warn!("{name}: whoever was writing it is taken for dead and shut out");
+            }
+        }
+        Ok(())
     }
 
     /// Makes sure that the store refuses what it must: a second creation, and the replacement of an old version.
@@ -212,13 +264,13 @@ impl Claim {
     }
 
     /// Waits until nobody holds the lease of this name, as long as its holder may be dead. Gives the version to
-    /// replace, or `None` where there is no object.
+    /// replace and what it says, or `None` where there is no object.
     fn wait_until_free(
         &self,
         name: &str,
         scope: Scope,
         stop: &Stop,
-    ) -> Result<Option<Version>, LeaseError> {
+    ) -> Result<Option<(Version, Note)>, LeaseError> {
         let mut watched: Option<(Version, Instant)> = None;
         loop {
             let Some(seen) = self.remote.look(name)? else {
@@ -226,7 +278,7 @@ impl Claim {
             };
             let note = self.parse(name, &seen)?;
             if note.released {
-                return Ok(Some(seen.version));
+                return Ok(Some((seen.version, note)));
             }
             let (first, since) = watched.get_or_insert_with(|| {
                 tracing::info!("{name}: {} holds it, if it is alive", note.holder);
@@ -246,7 +298,7 @@ impl Claim {
                     "{name}: {} has not renewed it for {age:?} and is taken for dead",
                     note.holder
                 );
-                return Ok(Some(seen.version));
+                return Ok(Some((seen.version, note)));
             }
             if stop.is_requested() {
                 return Err(LeaseError::Stopped {
@@ -260,7 +312,8 @@ impl Claim {
     }
 
     /// Makes sure that no other lease has rows in common with this one. Each worker writes its own lease before it
-    /// looks for others, so of two that overlap at least one sees the other.
+    /// looks for others, so of two that overlap at least one sees the other. The lease of a holder that seems dead is
+    /// marked as given back, so that it cannot be renewed, and its shard is barred.
     ///
     /// # Errors
     /// [`LeaseError::Held`].
@@ -269,8 +322,26 @@ impl Claim {
             let Some(scope) = Scope::from_object_name(&entry.name) else {
                 continue;
             };
-            if scope != self.scope && scope.overlaps(self.scope) {
-                self.wait_until_free(&entry.name, scope, stop)?;
+            if scope == self.scope || !scope.overlaps(self.scope) {
+                continue;
+            }
+            while let Some((version, note)) = self.wait_until_free(&entry.name, scope, stop)? {
+                if note.released && note.barred.is_empty() {
+                    break;
+                }
+                let mut ended = Note {
+                    released: true,
+                    ..self.note(note.to_bar())
+                };
+                let Some(hold) = self.write_to(&entry.name, Some(&version), &ended)? else {
+                    continue;
+                };
+                if !ended.barred.is_empty() {
+                    self.bar(std::mem::take(&mut ended.barred))?;
+                    // Who was quicker has found the names, and barred them.
+                    self.write_to(&entry.name, Some(&hold.version), &ended)?;
+                }
+                break;
             }
         }
         Ok(())

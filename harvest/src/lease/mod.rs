@@ -10,9 +10,15 @@
 //! workers do not matter. Where the store does not say what time it is, a lease is old once it was watched, unchanged,
 //! for its lifetime.
 //!
-//! A lease is no fence: a holder that was suspended for longer than the lifetime can commit one more shard before it
-//! finds out. The name of a shard carries its digest, so nothing is overwritten; rows can be there twice, and `verify`
-//! finds them.
+//! A lease is a fence, too: a holder that was suspended for longer than the lifetime wakes up and goes on writing. So
+//! before a shard is written its name goes into the lease, on the condition that it is held still, and a shard is written
+//! only where there is nothing of its name. Who takes a lease over finds the name of the one shard that may yet come. It
+//! is there already, and counts; or an empty object is put in its place, so that the store refuses it. Empty objects are
+//! no shards. They stay, since nobody knows when what is on its way will come.
+//!
+//! What remains: a large shard comes in parts, which become an object whatever there is. The name is looked at
+//! before the last part, so what comes too late nevertheless was shut out after that. Its rows may be there twice then, and
+//! `verify` finds them. The lease is confirmed afterwards, so the journal of the worker keeps them.
 
 mod claim;
 mod note;
@@ -130,6 +136,8 @@ struct Renewal {
 struct Shared {
     claim: Claim,
     state: Mutex<State>,
+    /// Held while the lease is written: each version is to be replaced once.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -147,6 +155,10 @@ struct Hold {
     num_renewals: u64,
     /// When the write began: no later than the time that the store gives it.
     since: Instant,
+    /// The shard that is written, or was written last.
+    writing: Option<String>,
+    /// Shards of earlier holders that are not barred yet.
+    barred: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -178,6 +190,7 @@ impl Lease {
         let shared = Arc::new(Shared {
             claim,
             state: Mutex::new(State { hold, loss: None }),
+            writing: Mutex::default(),
         });
         let (end, ended) = mpsc::channel();
         let (renewed, raised) = (Arc::clone(&shared), stop.clone());
@@ -189,6 +202,38 @@ impl Lease {
         // Dropped, the lease is given back.
         lease.shared.claim.refuse_overlaps(store, stop)?;
         Ok(Some(lease))
+    }
+
+    /// Says that the shard of this name is about to be written. From here on whoever takes the lease over knows of it.
+    ///
+    /// # Errors
+    /// [`LeaseError::Lost`]; [`LeaseError::Silent`]; [`LeaseError::Store`].
+    pub(crate) fn announce(&self, shard: &str) -> Result<(), LeaseError> {
+        self.rewrite(|hold| hold.writing = Some(shard.to_owned()))
+    }
+
+    /// Asks the store whether the lease is held still.
+    ///
+    /// # Errors
+    /// As [`announce`](Self::announce).
+    pub(crate) fn confirm(&self) -> Result<(), LeaseError> {
+        self.rewrite(|_| ())
+    }
+
+    fn rewrite(&self, change: impl FnOnce(&mut Hold)) -> Result<(), LeaseError> {
+        self.check()?;
+        if self.shared.rewrite(change)? {
+            return Ok(());
+        }
+        Err(self.lost())
+    }
+
+    /// The error of a holder that another one has shut out; from here on the lease counts as lost.
+    pub(crate) fn lost(&self) -> LeaseError {
+        let now = self.shared.claim.holder_now();
+        let mut state = self.shared.state();
+        state.loss.get_or_insert(Loss::Taken(now.clone()));
+        self.shared.claim.lost(now)
     }
 
     /// Whether the lease is held still; to be asked before anything is committed. It asks no server.
@@ -257,20 +302,31 @@ impl Shared {
         }
     }
 
+    /// Writes the lease again with what `change` makes of it; `false` where another has it by now.
+    fn rewrite(&self, change: impl FnOnce(&mut Hold)) -> Result<bool, schemas::Error> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hold = self.state().hold.clone();
+        change(&mut hold);
+        let renewed = self.claim.renew(&hold)?;
+        let is_held = renewed.is_some();
+        if let Some(renewed) = renewed {
+            self.state().hold = renewed;
+        }
+        Ok(is_held)
+    }
+
     /// Renews the lease until the other end of `ended` is dropped or the lease is lost, in which case `stop` is raised.
     fn renew_until(&self, ended: &mpsc::Receiver<()>, stop: &Stop) {
         let pause = self.claim.lifetime / 3;
         let mut wait = pause;
         while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-            let hold = self.state().hold.clone();
-            let loss = match self.claim.renew(&hold) {
-                Ok(Some(renewed)) => {
-                    self.state().hold = renewed;
+            let loss = match self.rewrite(|_| ()) {
+                Ok(true) => {
                     wait = pause;
                     continue;
                 }
-                Ok(None) => Loss::Taken(self.claim.holder_now()),
-                Err(error) if hold.since.elapsed() < self.claim.lifetime => {
+                Ok(false) => Loss::Taken(self.claim.holder_now()),
+                Err(error) if self.state().hold.since.elapsed() < self.claim.lifetime => {
                     tracing::warn!("the lease could not be renewed yet: {error}");
                     wait = pause / 4;
                     continue;

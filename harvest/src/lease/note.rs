@@ -13,11 +13,23 @@ pub(super) struct Note {
     pub(super) num_renewals: u64,
     /// Whether the holder gave it back.
     pub(super) released: bool,
+    /// The shard that the holder writes, or wrote last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) writing: Option<String>,
+    /// Shards that silent holders before this one wrote, from when it takes the lease over until they are barred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) barred: Vec<String>,
 }
 
 impl Note {
     pub(super) fn lifetime(&self) -> Duration {
         Duration::from_millis(self.lifetime_ms)
+    }
+
+    /// The shards that are to be barred once the lease is taken over.
+    pub(super) fn to_bar(&self) -> Vec<String> {
+        let writing = self.writing.iter().filter(|_| !self.released);
+        self.barred.iter().chain(writing).cloned().collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod committer;
 mod copies;
 mod driver;
 mod open_shard;
+pub(crate) mod pictures;
 mod probe;
 mod source;
 
@@ -28,9 +29,11 @@ use crate::reporter::Watch;
 use crate::reserve::Reserve;
 use crate::stop::Stop;
 use crate::survey::Survey;
+use crate::teacher::sight::Sight;
 use crate::teacher::{Description, ErrorClass, Reply, Request, Teacher, TeacherError};
 
 use driver::Driver;
+use pictures::Opening;
 use probe::Probe;
 
 /// How a run ended.
@@ -83,6 +86,8 @@ pub struct Job {
     pub plan: Arc<Plan>,
     /// Who is asked.
     pub teacher: Arc<dyn Teacher>,
+    /// The same as configured.
+    pub teachers: Vec<TeacherEntry>,
     /// `[cache]`
     pub cache: CacheConfig,
     /// `[run]`
@@ -181,6 +186,7 @@ fn ask(
                     return Ok(());
                 }
                 Ok(found) => {
+                    look_at_pictures(runtime, job, &summary.survey, &found.row, stop)?;
                     first = Some(found.row);
                     manifest.insert(found.manifest).clone()
                 }
@@ -208,7 +214,7 @@ fn ask(
         runtime.block_on(driver.run(queue, concurrency, first, stop))?;
         parts.compact()?;
         if summary.ending == Ending::Complete {
-            job.teacher.finished();
+            finish(runtime, job, cache);
         }
     } else {
         // A process that was killed between its last row and its end left what nobody needs any more.
@@ -216,11 +222,55 @@ fn ask(
             let teacher = &job.teacher.describe().identity;
             cache.parts(teacher, job.plan.identity())?.compact()?;
         }
-        job.teacher.finished();
+        finish(runtime, job, cache);
     }
     if let Some(manifest) = &manifest {
         summary.num_copied = copies::make(cache, manifest, summary.survey.copies())?;
         summary.num_committed += summary.num_copied;
+    }
+    Ok(())
+}
+
+fn finish(runtime: &Handle, job: &Job, cache: &mut Cache) {
+    let failed = cache.failures().keys().collect();
+    runtime.block_on(job.teacher.finished(&failed));
+}
+
+/// Finds out whether pictures are looked at before more than the first row is paid for, unless `harvest check` alone can
+/// wait for that.
+fn look_at_pictures(
+    runtime: &Handle,
+    job: &Job,
+    survey: &Survey,
+    (position, first): &(u64, TeacherRecord),
+    stop: &Stop,
+) -> Result<(), Error> {
+    if job.teachers.iter().any(|entry| entry.kind.takes_long()) {
+        return Ok(());
+    }
+    let opening = Opening {
+        plan: &job.plan,
+        run: &job.run,
+        watch: &job.watch,
+        stop,
+    };
+    let rows = survey.first_missing.iter();
+    let rows = rows.skip_while(|pending| pending.position != *position);
+    let sample: Vec<_> = rows
+        .enumerate()
+        .map(|(number, pending)| {
+            let reply = (number == 0).then(|| Reply {
+                signals: first.signals.clone(),
+                provenance: first.provenance.clone(),
+            });
+            (pending.request.clone(), reply)
+        })
+        .collect();
+    for found in runtime.block_on(opening.look(&job.teachers, &sample))? {
+        match found.sight {
+            Sight::Seen(_) => tracing::info!("pictures: {found}"),
+            Sight::Unknown(_) => tracing::warn!("pictures: {found}"),
+        }
     }
     Ok(())
 }

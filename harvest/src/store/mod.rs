@@ -176,6 +176,19 @@ impl Store {
         }
     }
 
+    /// As [`put_file`](Self::put_file), for a name that no other content can have; `false`, and nothing is moved, where
+    /// the name is barred. A large file may replace what bars it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn put_new_file(&self, name: &str, file: &Path) -> Result<bool, Error> {
+        let path = self.path_of(name)?;
+        match &*self.0 {
+            Kind::Local(local) => local.put_file(&path, file).map(|()| true),
+            Kind::Remote(remote) => remote.put_new_file(name, file),
+        }
+    }
+
     /// Writes a file unless there is one of this name; says whether it did. Of several writers at once, one does.
     ///
     /// # Errors
@@ -200,14 +213,17 @@ impl Store {
         }
     }
 
-    /// The names of the committed shards, in order.
+    /// The names of the committed shards, in order. An empty object in a remote store bars the shard of its name; an
+    /// empty file in a folder is a shard that was damaged.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn shards(&self) -> Result<Vec<String>, Error> {
-        let names = self.list()?.into_iter().map(|entry| entry.name);
-        Ok(names
-            .filter(|name| digest_in_name(name).is_some())
+        let is_barred = |entry: &StoreEntry| entry.num_bytes == 0 && self.remote().is_some();
+        let entries = self.list()?.into_iter();
+        Ok(entries
+            .filter(|entry| digest_in_name(&entry.name).is_some() && !is_barred(entry))
+            .map(|entry| entry.name)
             .collect())
     }
 

@@ -169,6 +169,22 @@ impl Remote {
         self.write_where(name, bytes, PutMode::Create)
     }
 
+    /// Puts an empty object where there is none of this name, so that it cannot be created any more; whether there was
+    /// none.
+    pub(crate) fn bar(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.create(name, b"")?.is_some())
+    }
+
+    /// The size of an object; `None` where there is none.
+    fn size(&self, name: &str) -> Result<Option<u64>, Error> {
+        let path = self.object_path(name);
+        match self.wait(|objects| async move { objects.head(&path).await }) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.failed(name, "read", &error)),
+        }
+    }
+
     /// Replaces the object that has `version`; `None` where it has another by now, or is gone.
     pub(crate) fn update(
         &self,
@@ -222,7 +238,7 @@ impl Remote {
         }
     }
 
-    pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.object_path(name);
         match self.wait(|objects| async move { objects.delete(&path).await }) {
             Ok(()) => Ok(()),
@@ -275,15 +291,33 @@ impl Remote {
     }
 
     pub(super) fn put_file(&self, name: &str, file: &Path) -> Result<(), Error> {
+        self.send_file(name, file, true).map(|_| ())
+    }
+
+    /// Sends a file whose name is barred or has this content or none; `false` where it is barred. A large one is sent in
+    /// parts, and replaces what bars it if that is put there while the last one is sent.
+    pub(super) fn put_new_file(&self, name: &str, file: &Path) -> Result<bool, Error> {
+        self.send_file(name, file, false)
+    }
+
+    /// Sends a file; `false`, and the file stays, where its name is barred and it `replaces` nothing.
+    fn send_file(&self, name: &str, file: &Path, replaces: bool) -> Result<bool, Error> {
         let unreadable = |source| Error::io(file, "read", source);
         let mut opened = File::open(file).map_err(unreadable)?;
         let first = read_part(&mut opened).map_err(unreadable)?;
-        if first.len() < PART_BYTES {
+        let came = if first.len() >= PART_BYTES {
+            self.upload(name, file, &mut opened, first, replaces)?
+        } else if replaces {
             self.put(name, &first)?;
+            true
         } else {
-            self.upload(name, file, &mut opened, first)?;
+            // What is there already came in a try whose answer was lost.
+            self.create(name, &first)?.is_some() || self.size(name)?.is_some_and(|size| size > 0)
+        };
+        if came {
+            std::fs::remove_file(file).map_err(|source| Error::io(file, "remove", source))?;
         }
-        std::fs::remove_file(file).map_err(|source| Error::io(file, "remove", source))
+        Ok(came)
     }
 
     /// Sends `part` and the rest of `opened` in parts; they become an object together or not at all.
@@ -292,38 +326,51 @@ impl Remote {
         name: &str,
         file: &Path,
         opened: &mut File,
-        mut part: Vec<u8>,
-    ) -> Result<(), Error> {
+        part: Vec<u8>,
+        replaces: bool,
+    ) -> Result<bool, Error> {
         let failed = |error| self.failed(name, "write", &error);
         let path = self.object_path(name);
         let upload = self.wait(|objects| async move { objects.put_multipart(&path).await });
-        let mut writer = WriteMultipart::new_with_chunk_size(upload.map_err(failed)?, PART_BYTES);
+        let writer = WriteMultipart::new_with_chunk_size(upload.map_err(failed)?, PART_BYTES);
+        let (writer, sent) = self.send_parts(name, file, writer, opened, part);
+        let may_come = sent.and_then(|()| Ok(replaces || self.size(name)? != Some(0)));
+        if !matches!(may_come, Ok(true)) {
+            // Best effort: what is left of it is invisible, and a rule of the bucket can remove it.
+            let _ = self.background.wait(writer.abort());
+            return may_come;
+        }
+        self.background.wait(writer.finish()).map_err(failed)?;
+        Ok(true)
+    }
+
+    fn send_parts(
+        &self,
+        name: &str,
+        file: &Path,
+        mut writer: WriteMultipart,
+        opened: &mut File,
+        mut part: Vec<u8>,
+    ) -> (WriteMultipart, Result<(), Error>) {
         while !part.is_empty() {
+            let next = match read_part(opened) {
+                Ok(next) => next,
+                Err(source) => return (writer, Err(Error::io(file, "read", source))),
+            };
+            // At the end all have come but the last one, if it is smaller: the writer keeps that.
+            let limit = if next.is_empty() { 1 } else { NUM_PARTS };
             let (returned, outcome) = self.background.wait(async move {
-                let outcome = writer.wait_for_capacity(NUM_PARTS).await;
-                if outcome.is_ok() {
-                    writer.put(part.into());
-                }
+                writer.put(part.into());
+                let outcome = writer.wait_for_capacity(limit).await;
                 (writer, outcome)
             });
             writer = returned;
-            let outcome = match outcome {
-                Ok(()) => read_part(opened).map_err(|source| Error::io(file, "read", source)),
-                Err(error) => Err(failed(error)),
-            };
-            part = match outcome {
-                Ok(part) => part,
-                Err(error) => {
-                    // Best effort: what is left of it is invisible, and a rule of the bucket can remove it.
-                    let _ = self.background.wait(writer.abort());
-                    return Err(error);
-                }
-            };
+            if let Err(error) = outcome {
+                return (writer, Err(self.failed(name, "write", &error)));
+            }
+            part = next;
         }
-        self.background
-            .wait(writer.finish())
-            .map(|_| ())
-            .map_err(failed)
+        (writer, Ok(()))
     }
 }
 

@@ -7,15 +7,14 @@ use schemas::Provenance;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::exchange::{Exchange, Served};
+use super::exchange::{Direct, Exchange, ExchangeKind};
 use super::generated::{self, check_signals, picture};
 use super::generation::{GenerationConfig, Signal};
-use super::http::{Endpoint, KeyHeader};
+use super::http::KeyHeader;
 use super::json;
 use super::media::Media;
 use super::{
-    Answers, Description, ErrorClass, OpenContext, Reply, Request, Teacher, TeacherError,
-    TeacherKind, Usage,
+    Answers, Description, ErrorClass, OpenContext, Reply, Request, TeacherError, TeacherKind, Usage,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
 
@@ -63,28 +62,31 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, Con
     {
         server.headers.insert(name.to_owned(), value.to_owned());
     }
-    Ok(Arc::new(Configured {
+    let kind = Configured {
         server,
         generation,
         own,
-    }))
+    };
+    Ok(Direct::of(kind, KeyHeader::Named("x-api-key")))
 }
 
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Named("x-api-key"))?;
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
         let mut settings = self.generation.settings();
         for key in ["seed", "top_logprobs"] {
             settings.remove(key);
         }
         settings.insert("system".into(), json!(self.own.system));
-        let messages = Messages {
+        Ok(Arc::new(Messages {
             description: generated::describe("anthropic", &self.server, settings, &self.generation),
             generation: self.generation.clone(),
             own: self.own.clone(),
             media: Media::new(context)?,
-        };
-        Ok(context.guard(Served::new(messages, endpoint)))
+        }))
     }
 }
 

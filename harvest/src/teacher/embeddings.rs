@@ -11,15 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::embeddings_reply::EmbeddingsReply;
-use super::exchange::{Exchange, ExchangeKind, Served, apportion};
+use super::exchange::{Exchange, ExchangeKind, apportion};
 use super::generated::most;
-use super::http::{Endpoint, KeyHeader};
 use super::media::Media;
-use super::options::{Options, Settings};
+use super::options::{Options, Settings, default_batch_tokens};
 use super::vector::{Embedding, Pool};
 use super::{
     Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Reply, Request,
-    Teacher, TeacherError, TeacherKind, Usage,
+    TeacherError, Usage,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
 use crate::observed::Observed;
@@ -92,27 +91,20 @@ impl fmt::Display for Encoding {
     }
 }
 
-fn default_batch_tokens() -> NonZeroUsize {
-    const { NonZeroUsize::new(64 << 10).expect("not zero") }
-}
-
 #[derive(Debug)]
 struct Configured {
     server: ServerConfig,
     own: EmbeddingsConfig,
 }
 
-pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
-    let server = section.part(&ServerConfig::KEYS)?;
-    let own = own(&section)?;
-    Ok(Arc::new(Configured { server, own }))
-}
-
-/// What the section has besides the keys of its server.
-fn own(section: &Section<'_>) -> Result<EmbeddingsConfig, ConfigError> {
-    let own: EmbeddingsConfig = section.clone().rest()?;
+pub(super) fn read(
+    server: ServerConfig,
+    section: Section<'_>,
+) -> Result<Arc<dyn ExchangeKind>, ConfigError> {
+    let whole = section.clone();
+    let own: EmbeddingsConfig = section.rest()?;
     own.options.check(
-        section,
+        &whole,
         &[
             "model",
             "input",
@@ -122,27 +114,15 @@ fn own(section: &Section<'_>) -> Result<EmbeddingsConfig, ConfigError> {
         ],
     )?;
     match own.batch.map(NonZeroUsize::get) {
-        Some(batch) if batch > MAX_BATCH => Err(section.refuse_key(
+        Some(batch) if batch > MAX_BATCH => Err(whole.refuse_key(
             "batch",
             &format!("the protocol takes at most {MAX_BATCH} inputs in one request"),
         )),
         Some(2..) if own.input == InputForm::Chat => {
-            Err(section.refuse_key("batch", "a chat message is one input: leave it out"))
+            Err(whole.refuse_key("batch", "a chat message is one input: leave it out"))
         }
-        _ => Ok(own),
+        _ => Ok(Arc::new(Configured { server, own })),
     }
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the table of exchanges gives the section away"
-)]
-pub(super) fn read_exchange(
-    server: ServerConfig,
-    section: Section<'_>,
-) -> Result<Arc<dyn ExchangeKind>, ConfigError> {
-    let own = own(&section)?;
-    Ok(Arc::new(Configured { server, own }))
 }
 
 /// What `[teacher.of]` with nothing but its kind asks.
@@ -152,34 +132,24 @@ pub(super) fn exchange_of(server: ServerConfig) -> Arc<dyn ExchangeKind> {
     Arc::new(Configured { server, own })
 }
 
-impl Configured {
-    fn embeddings(&self, context: &OpenContext<'_>) -> Result<Embeddings, TeacherError> {
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
         if self.own.input == InputForm::Text && context.common.image_field.is_some() {
             let problem = "`image_field` names a picture, and `input = \"text\"` sends none";
             return Err(TeacherError::new(ErrorClass::Deterministic, problem).advise(
                 "set `input` of the teacher to \"chat\" (vLLM) or \"data-uri\", as its server takes pictures",
             ));
         }
-        Ok(Embeddings::new(
+        Ok(Arc::new(Embeddings::new(
             &self.server,
             &self.own,
             Media::new(context)?,
             Arc::clone(&context.watch.observed),
-        ))
-    }
-}
-
-impl ExchangeKind for Configured {
-    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
-        Ok(Arc::new(self.embeddings(context)?))
-    }
-}
-
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
-        let exchange = self.embeddings(context)?;
-        Ok(context.guard(Served::new(exchange, endpoint)))
+        )))
     }
 }
 

@@ -9,8 +9,12 @@ use std::time::{Instant, SystemTime};
 
 use futures::future::BoxFuture;
 
-use super::http::Endpoint;
-use super::{Answers, Description, OpenContext, Paid, Request, Sent, Teacher, TeacherError, Usage};
+use super::http::{Endpoint, KeyHeader};
+use super::{
+    Answers, Description, OpenContext, Paid, Request, Sent, Teacher, TeacherError, TeacherKind,
+    Usage,
+};
+use crate::config::ServerConfig;
 
 /// What is sent and how the reply is read.
 pub(crate) trait Exchange: fmt::Debug + Send + Sync {
@@ -46,11 +50,45 @@ pub(crate) trait Exchange: fmt::Debug + Send + Sync {
 
 /// What asks over HTTP as configured, whichever way the request travels.
 pub(crate) trait ExchangeKind: fmt::Debug + Send + Sync {
+    /// Who is asked.
+    fn server(&self) -> &ServerConfig;
+
     /// The exchange; nothing is sent yet.
     ///
     /// # Errors
     /// A [`TeacherError`] where it cannot be set up.
     fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError>;
+}
+
+/// A kind whose requests are sent as they come.
+#[derive(Debug)]
+pub(super) struct Direct<K> {
+    kind: K,
+    key_header: KeyHeader,
+}
+
+impl<K: ExchangeKind + 'static> Direct<K> {
+    /// The kind as a teacher; its server takes the key in this header.
+    pub(super) fn of(kind: K, key_header: KeyHeader) -> Arc<dyn TeacherKind> {
+        Arc::new(Self { kind, key_header })
+    }
+}
+
+impl<K: ExchangeKind> TeacherKind for Direct<K> {
+    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+        let endpoint = Endpoint::open(self.kind.server(), self.key_header)?;
+        Ok(context.guard(Served::new(self.kind.exchange(context)?, endpoint)))
+    }
+}
+
+impl ExchangeKind for Arc<dyn ExchangeKind> {
+    fn server(&self) -> &ServerConfig {
+        self.as_ref().server()
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
+        self.as_ref().exchange(context)
+    }
 }
 
 impl Exchange for Arc<dyn Exchange> {
@@ -68,6 +106,10 @@ impl Exchange for Arc<dyn Exchange> {
 
     fn parse(&self, requests: &[Request], reply: &[u8]) -> Result<Answers, TeacherError> {
         self.as_ref().parse(requests, reply)
+    }
+
+    fn explain(&self, error: TeacherError) -> TeacherError {
+        self.as_ref().explain(error)
     }
 
     fn most(&self, requests: &[Request]) -> Usage {

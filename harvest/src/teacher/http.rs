@@ -33,7 +33,7 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Connections without a request that are kept. A request that finds none idle opens one, so a burst leaves more of
 /// them than are ever used at a time, each with its buffers.
-const MAX_IDLE_CONNECTIONS: usize = 32;
+const MAX_IDLE_CONNECTIONS: usize = 16;
 /// Bytes of the shortest secret that is taken out of replies, and not of errors alone.
 const MIN_SECRET_BYTES: usize = 8;
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::config::{CommonConfig, ConfigError, Section, ServerConfig, TeacherEntry};
 
-use super::exchange::ExchangeKind;
+use super::exchange::{Direct, ExchangeKind};
+use super::http::KeyHeader;
 use super::{
     TeacherKind, anthropic, batch, chat, command, completions, embeddings, gemini, images, ollama,
     sketch, tei,
@@ -13,29 +14,32 @@ use super::{
 /// Reads what a kind has besides [`CommonConfig`].
 type Read = for<'a> fn(Section<'a>) -> Result<Arc<dyn TeacherKind>, ConfigError>;
 
-const KINDS: &[(&str, Read)] = &[
-    ("anthropic", anthropic::read),
-    ("batch", batch::read),
-    ("chat", chat::read),
-    ("command", command::read),
-    ("completions", completions::read),
-    ("embeddings", embeddings::read),
-    ("gemini", gemini::read),
-    ("images", images::read),
-    ("ollama", ollama::read),
-    ("sketch", sketch::read),
-    ("tei", tei::read),
-];
-
-/// Reads what an exchange has besides the keys of its server, `kind` taken out.
+/// Reads what an exchange has besides the keys of its server.
 type ReadExchange =
     for<'a> fn(ServerConfig, Section<'a>) -> Result<Arc<dyn ExchangeKind>, ConfigError>;
 
-/// The kinds whose requests can go into a file instead of being sent one by one.
-const EXCHANGES: &[(&str, ReadExchange)] = &[
-    ("chat", chat::read_exchange),
-    ("completions", completions::read_exchange),
-    ("embeddings", embeddings::read_exchange),
+/// How a kind is read.
+#[derive(Clone, Copy)]
+enum Reader {
+    Own(Read),
+    /// Its requests can go into a file, too, instead of being sent one by one.
+    Exchange(ReadExchange),
+}
+
+use Reader::{Exchange, Own};
+
+const KINDS: &[(&str, Reader)] = &[
+    ("anthropic", Own(anthropic::read)),
+    ("batch", Own(batch::read)),
+    ("chat", Exchange(chat::read)),
+    ("command", Own(command::read)),
+    ("completions", Exchange(completions::read)),
+    ("embeddings", Exchange(embeddings::read)),
+    ("gemini", Own(gemini::read)),
+    ("images", Own(images::read)),
+    ("ollama", Own(ollama::read)),
+    ("sketch", Own(sketch::read)),
+    ("tei", Own(tei::read)),
 ];
 
 /// Names of all kinds.
@@ -51,13 +55,16 @@ pub(crate) fn read(
     name: Option<String>,
     mut section: Section<'_>,
 ) -> Result<TeacherEntry, ConfigError> {
-    let read = find(KINDS, &section)?;
+    let reader = find(&section, Some)?;
     let common: CommonConfig = section.part(&CommonConfig::KEYS)?;
-    Ok(TeacherEntry {
-        name,
-        common,
-        kind: read(section)?,
-    })
+    let kind = match reader {
+        Own(read) => read(section)?,
+        Exchange(read) => {
+            let server: ServerConfig = section.part(&ServerConfig::KEYS)?;
+            Direct::of(read(server, section)?, KeyHeader::Bearer)
+        }
+    };
+    Ok(TeacherEntry { name, common, kind })
 }
 
 /// Reads a section that names what is asked of a server that is configured elsewhere.
@@ -73,17 +80,24 @@ pub(super) fn read_exchange(
         #[serde(rename = "kind")]
         _kind: String,
     }
-    let read = find(EXCHANGES, &section)?;
+    let read = find(&section, |reader| match reader {
+        Exchange(read) => Some(read),
+        Own(_) => None,
+    })?;
     section.part::<Kind>(&["kind"])?;
     read(server, section)
 }
 
-/// What reads the section's kind.
-fn find<R: Copy>(kinds: &[(&str, R)], section: &Section<'_>) -> Result<R, ConfigError> {
+/// What reads the section's kind, of those that `take` takes.
+fn find<R>(section: &Section<'_>, take: fn(Reader) -> Option<R>) -> Result<R, ConfigError> {
     let kind = section.kind()?;
-    let found = kinds.iter().find(|(name, _)| *name == kind);
-    found.map(|(_, read)| *read).ok_or_else(|| {
-        let names: Vec<String> = kinds.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let taken = || {
+        let kinds = KINDS.iter();
+        kinds.filter_map(|(name, reader)| Some((*name, take(*reader)?)))
+    };
+    let found = taken().find(|(name, _)| *name == kind);
+    found.map(|(_, reader)| reader).ok_or_else(|| {
+        let names: Vec<String> = taken().map(|(name, _)| format!("`{name}`")).collect();
         let problem = format!("unknown variant, expected one of {}", names.join(", "));
         section.refuse_key("kind", &problem)
     })

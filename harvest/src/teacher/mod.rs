@@ -43,7 +43,7 @@ mod test_server;
 mod tokens;
 mod vector;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,13 +130,15 @@ pub struct Answers {
     pub replies: Vec<Result<Reply, TeacherError>>,
     /// What the server said about its limits.
     pub hints: RateHints,
+    /// What they took, where the replies do not tell: some were paid for by an earlier query.
+    pub taken: Option<Usage>,
 }
 
 impl From<Vec<Result<Reply, TeacherError>>> for Answers {
     fn from(replies: Vec<Result<Reply, TeacherError>>) -> Self {
         Self {
             replies,
-            hints: RateHints::default(),
+            ..Self::default()
         }
     }
 }
@@ -153,6 +155,29 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            tokens_in: self.tokens_in.saturating_add(other.tokens_in),
+            tokens_out: self.tokens_out.saturating_add(other.tokens_out),
+        }
+    }
+
+    /// What a request that could take this much took, or may have taken, where it got this far and failed.
+    pub(crate) fn of_failed(self, sent: Sent) -> Self {
+        match sent {
+            Sent::Nothing => Self::default(),
+            // A server bills no tokens of what it did not take.
+            Sent::Unconnected | Sent::Refused => Self {
+                requests: self.requests,
+                ..Self::default()
+            },
+            Sent::Unanswered | Sent::Unusable => self,
+        }
+    }
+
     /// An upper bound for these prompts in one request: no tokeniser makes more tokens than there are bytes, and a
     /// chat template adds few.
     pub fn of_prompts(requests: &[Request]) -> Self {
@@ -310,9 +335,12 @@ pub trait Teacher: Send + Sync + fmt::Debug {
         paid: &'a dyn Paid,
     ) -> BoxFuture<'a, Result<Answers, TeacherError>>;
 
-    /// Everything that was asked for is committed: what the teacher keeps to survive a restart may go. Called at the
-    /// end of a run that is complete, when no query is in flight.
-    fn finished(&self) {}
+    /// Everything that was asked for is committed, or among the rows that `failed`, which may be asked for again: what
+    /// the teacher keeps to survive a restart may go. Called at the end of a run that is complete, when no query is in
+    /// flight.
+    fn finished<'a>(&'a self, _failed: &'a HashSet<(ExampleId, u32)>) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Reads `reply` as if a server had sent it with a status of success; `None` of a teacher that is more than one
     /// exchange.
@@ -327,6 +355,36 @@ pub trait Teacher: Send + Sync + fmt::Debug {
     }
 }
 
+/// What a decorator leaves to the teacher that it wraps, in its field `inner`: all but `query`.
+macro_rules! forwards_to_inner {
+    () => {
+        fn describe(&self) -> &$crate::teacher::Description {
+            self.inner.describe()
+        }
+
+        fn most(&self, requests: &[$crate::teacher::Request]) -> $crate::teacher::Usage {
+            self.inner.most(requests)
+        }
+
+        fn finished<'a>(
+            &'a self,
+            failed: &'a std::collections::HashSet<(schemas::ExampleId, u32)>,
+        ) -> futures::future::BoxFuture<'a, ()> {
+            self.inner.finished(failed)
+        }
+
+        #[cfg(any(test, feature = "fuzzing"))]
+        fn parse_reply(
+            &self,
+            requests: &[$crate::teacher::Request],
+            reply: &[u8],
+        ) -> Option<Result<$crate::teacher::Answers, $crate::teacher::TeacherError>> {
+            self.inner.parse_reply(requests, reply)
+        }
+    };
+}
+use forwards_to_inner;
+
 /// A teacher as configured: what its kind has, checked. One for each file of this folder that is a teacher.
 pub trait TeacherKind: fmt::Debug + Send + Sync {
     /// The teacher; nothing is sent yet. A teacher that can fail for a while goes through
@@ -335,6 +393,16 @@ pub trait TeacherKind: fmt::Debug + Send + Sync {
     /// # Errors
     /// A [`TeacherError`] where a secret is missing or the client cannot be set up.
     fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError>;
+
+    /// Whether even a single row is answered after hours.
+    fn takes_long(&self) -> bool {
+        false
+    }
+
+    /// Whether asking it starts a program here, which a second teacher of the same configuration would start once more.
+    fn starts_a_program(&self) -> bool {
+        false
+    }
 
     /// The teacher that this one hands pictures on to, where there is one, opened by itself.
     ///

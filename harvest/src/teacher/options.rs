@@ -1,9 +1,21 @@
 //! Keys of a request that this program does not know, and the settings that a manifest keeps.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{ConfigError, Section};
+
+/// `batch` of a teacher that takes several texts in one request, as text-embeddings-inference does unless told otherwise.
+pub(super) fn default_batch() -> NonZeroUsize {
+    const { NonZeroUsize::new(32).expect("not zero") }
+}
+
+/// `batch_tokens` of such a teacher.
+pub(super) fn default_batch_tokens() -> NonZeroUsize {
+    const { NonZeroUsize::new(64 << 10).expect("not zero") }
+}
 
 /// `options` of a teacher: keys that go into the body of every request as they are.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]

@@ -8,9 +8,7 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures::future::BoxFuture;
 use schemas::Sha256Digest;
 
-use super::{
-    Answers, Description, ErrorClass, Paid, Reply, Request, Sent, Teacher, TeacherError, Usage,
-};
+use super::{Answers, ErrorClass, Paid, Reply, Request, Sent, Teacher, TeacherError};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 
@@ -208,6 +206,7 @@ impl<T: Teacher> Retry<T> {
         Ok(Answers {
             replies: batch.replies.into_iter().flatten().collect(),
             hints: batch.hints,
+            taken: None,
         })
     }
 
@@ -346,26 +345,7 @@ fn wish(error: &TeacherError) -> Option<Duration> {
 }
 
 impl<T: Teacher> Teacher for Retry<T> {
-    fn describe(&self) -> &Description {
-        self.inner.describe()
-    }
-
-    fn most(&self, requests: &[Request]) -> Usage {
-        self.inner.most(requests)
-    }
-
-    fn finished(&self) {
-        self.inner.finished();
-    }
-
-    #[cfg(any(test, feature = "fuzzing"))]
-    fn parse_reply(
-        &self,
-        requests: &[Request],
-        reply: &[u8],
-    ) -> Option<Result<Answers, TeacherError>> {
-        self.inner.parse_reply(requests, reply)
-    }
+    super::forwards_to_inner!();
 
     fn query<'a>(
         &'a self,

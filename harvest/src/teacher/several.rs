@@ -1,10 +1,10 @@
 //! Several teachers that fill one cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
-use schemas::{Provenance, TeacherIdentity};
+use schemas::{ExampleId, Provenance, TeacherIdentity};
 
 use super::{
     Answers, BatchLimits, Description, Offer, Paid, Reply, Request, Teacher, TeacherError, Usage,
@@ -206,18 +206,17 @@ impl Teacher for Several {
     fn most(&self, requests: &[Request]) -> Usage {
         let mut sum = Usage::default();
         for (_, teacher) in &self.teachers {
-            let most = teacher.most(requests);
-            sum.requests += most.requests;
-            sum.tokens_in += most.tokens_in;
-            sum.tokens_out += most.tokens_out;
+            sum = sum.plus(teacher.most(requests));
         }
         sum
     }
 
-    fn finished(&self) {
-        for (_, teacher) in &self.teachers {
-            teacher.finished();
-        }
+    fn finished<'a>(&'a self, failed: &'a HashSet<(ExampleId, u32)>) -> BoxFuture<'a, ()> {
+        let teachers = self.teachers.iter();
+        let all = join_all(teachers.map(|(_, teacher)| teacher.finished(failed)));
+        Box::pin(async move {
+            all.await;
+        })
     }
 
     fn query<'a>(

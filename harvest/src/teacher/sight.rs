@@ -37,12 +37,20 @@ impl fmt::Display for Sight {
     }
 }
 
+/// A prompt that is cut to no context.
+const SHORT: &str = "What is this?";
+
+/// What two replies say: the sight, or how it shows that pictures are dropped.
+type Verdict = Result<Sight, String>;
+
 /// Finds out whether the picture of `asked` is looked at. Takes one request, or two where the reply to `asked` is not
-/// `known`.
+/// `known`; and two more before pictures count as dropped.
 ///
 /// A teacher that gives nothing but vectors is asked about another picture, with the same text, and looks at none where
 /// the vector stays what it was; it must take pictures as data URIs. Any other is asked the same without the picture,
-/// and drops it where the server counts the same tokens.
+/// and drops it where the server counts the same tokens. A server that cuts a long prompt to its context may cut off the
+/// picture alone, and two pictures of a data set may be alike: so the same is tried with a short text and pictures of our
+/// own before anybody is blamed.
 ///
 /// # Errors
 /// [`ErrorClass::Deterministic`] and lacking where pictures are dropped; errors that stop a run, other than that there
@@ -52,16 +60,41 @@ pub async fn look(
     asked: &Request,
     known: Option<&Reply>,
 ) -> Result<Sight, TeacherError> {
-    match ask_both(teacher, asked, known).await {
-        Ok((first, second)) if gives_vectors(teacher) => compare_vectors(teacher, &first, &second),
-        Ok((first, second)) => compare_tokens(teacher, &first, &second),
-        Err(error) if error.class == ErrorClass::Budget => Ok(Sight::Unknown(
-            "the budget does not reach for a request more".into(),
-        )),
-        Err(error) if error.stops_the_run() => Err(error),
-        Err(error) => Ok(Sight::Unknown(format!(
-            "the request that would show it failed: {error}"
+    let how = match judge(teacher, asked, known).await? {
+        Ok(sight) => return Ok(sight),
+        Err(how) => how,
+    };
+    let own = Request {
+        prompt: SHORT.to_owned(),
+        image: Some(test_picture(false)),
+        ..asked.clone()
+    };
+    if asked.image == own.image {
+        return Err(dropped(teacher, &how));
+    }
+    match judge(teacher, &own, None).await? {
+        Err(_) => Err(dropped(teacher, &how)),
+        Ok(Sight::Seen(seen)) => Ok(Sight::Seen(format!(
+            "{seen}, beside a short text; beside that of the row {how}: is it cut to the server's context?"
         ))),
+        Ok(Sight::Unknown(why)) => Ok(Sight::Unknown(format!("{how}, and {why}"))),
+    }
+}
+
+async fn judge(
+    teacher: &dyn Teacher,
+    asked: &Request,
+    known: Option<&Reply>,
+) -> Result<Verdict, TeacherError> {
+    let unknown = |why: String| Ok(Ok(Sight::Unknown(why)));
+    match ask_both(teacher, asked, known).await {
+        Ok((first, second)) if gives_vectors(teacher) => Ok(compare_vectors(&first, &second)),
+        Ok((first, second)) => Ok(compare_tokens(&first, &second)),
+        Err(error) if error.class == ErrorClass::Budget => {
+            unknown("the budget does not reach for a request more".into())
+        }
+        Err(error) if error.stops_the_run() => Err(error),
+        Err(error) => unknown(format!("the request that would show it failed: {error}")),
     }
 }
 
@@ -87,11 +120,7 @@ fn gives_vectors(teacher: &dyn Teacher) -> bool {
     offers.all(|offer| offer.kind == OfferKind::Feature)
 }
 
-fn compare_vectors(
-    teacher: &dyn Teacher,
-    first: &Reply,
-    second: &Reply,
-) -> Result<Sight, TeacherError> {
+fn compare_vectors(first: &Reply, second: &Reply) -> Verdict {
     let vector = |reply: &Reply| {
         reply.signals.values().find_map(|value| match value {
             SignalValue::Vector(values) => Some(values.clone()),
@@ -106,25 +135,18 @@ fn compare_vectors(
     let distance = norm(&mut pairs().map(|(x, y)| f64::from(*x) - f64::from(*y)));
     let length = norm(&mut first.iter().map(|x| f64::from(*x)));
     if first.len() == second.len() && distance <= SAME * length {
-        return Err(dropped(teacher, "two different ones have the same vector"));
+        return Err("two different ones have the same vector".into());
     }
     Ok(Sight::Seen("another picture has another vector".into()))
 }
 
-fn compare_tokens(
-    teacher: &dyn Teacher,
-    with: &Reply,
-    without: &Reply,
-) -> Result<Sight, TeacherError> {
+fn compare_tokens(with: &Reply, without: &Reply) -> Verdict {
     let (Some(with), Some(without)) = (with.provenance.tokens_in, without.provenance.tokens_in)
     else {
         return Ok(Sight::Unknown("the server counts no tokens".into()));
     };
     match with.checked_sub(without) {
-        Some(0) => {
-            let problem = format!("a prompt has {with} tokens with one and without");
-            Err(dropped(teacher, &problem))
-        }
+        Some(0) => Err(format!("a prompt has {with} tokens with one and without")),
         Some(more @ 1..FEWEST_TOKENS) => Ok(Sight::Unknown(format!(
             "a prompt has {with} tokens with one, only {more} more than without"
         ))),

@@ -8,12 +8,12 @@ use schemas::Provenance;
 use serde::{Deserialize, Serialize};
 
 use super::embeddings::{describe, feature};
-use super::exchange::{Exchange, Served};
-use super::http::{Endpoint, KeyHeader};
+use super::exchange::{Direct, Exchange, ExchangeKind};
+use super::http::KeyHeader;
 use super::json;
-use super::options::Settings;
+use super::options::{Settings, default_batch, default_batch_tokens};
 use super::vector::{Embedding, Pool, in_order};
-use super::{Answers, Description, OpenContext, Request, Teacher, TeacherError, TeacherKind};
+use super::{Answers, Description, OpenContext, Request, TeacherError, TeacherKind};
 use crate::config::{ConfigError, Section, ServerConfig};
 
 /// `[teacher]` with `kind = "tei"`.
@@ -42,14 +42,6 @@ fn default_normalize() -> bool {
     true
 }
 
-fn default_batch() -> NonZeroUsize {
-    const { NonZeroUsize::new(32).expect("not zero") }
-}
-
-fn default_batch_tokens() -> NonZeroUsize {
-    const { NonZeroUsize::new(64 << 10).expect("not zero") }
-}
-
 #[derive(Debug)]
 struct Configured {
     server: ServerConfig,
@@ -59,14 +51,17 @@ struct Configured {
 pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
     let server = section.part(&ServerConfig::KEYS)?;
     let own = section.rest()?;
-    Ok(Arc::new(Configured { server, own }))
+    Ok(Direct::of(Configured { server, own }, KeyHeader::Bearer))
 }
 
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
         super::generated::refuse_pictures(context, "text-embeddings-inference")?;
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
-        Ok(context.guard(Served::new(Tei::new(&self.server, &self.own), endpoint)))
+        Ok(Arc::new(Tei::new(&self.server, &self.own)))
     }
 }
 

@@ -214,6 +214,7 @@ impl Project {
             let job = Job {
                 plan,
                 teacher,
+                teachers: teachers.to_vec(),
                 cache: config.cache.clone(),
                 run: run.clone(),
                 retry_failures,

@@ -153,6 +153,11 @@ impl FaultServer {
         self.shared.state().repeats_headers = true;
     }
 
+    /// The next files of a batch's results, so many, end after half of their lines, as if that were all.
+    pub fn cut_results(&self, num_files: usize) {
+        self.shared.state().batches.num_cuts = num_files;
+    }
+
     /// From the request of this number on, counted from 0, every one earns `fault`.
     pub fn end_account_after(&self, number: usize, fault: Fault) {
         self.shared.state().end_of_account = Some((number, fault));

@@ -36,7 +36,7 @@ pub(crate) fn s3(server: &server::Server, prefix: &str) -> Store {
 }
 
 /// What a test runs on: a folder, the server in this process, and the server that the environment names, where
-/// `scripts/s3_check` has started one.
+/// `scripts/store_check` has started one.
 pub(crate) fn each_store(test: impl Fn(&Store)) {
     let folder = tempfile::tempdir().unwrap();
     test(&Store::folder(&folder.path().join("not/yet/there")));
@@ -47,9 +47,9 @@ pub(crate) fn each_store(test: impl Fn(&Store)) {
     }
 }
 
-/// A fresh prefix on the server that `ARMADA_TEST_S3` names (`s3://bucket/prefix`), with the `AWS_*` variables.
+/// A fresh prefix on the server that `ARMADA_TEST_STORE` names (`s3://bucket/prefix`), with the variables of its provider.
 pub(crate) fn other_server(name: &str) -> Option<Store> {
-    let location = std::env::var("ARMADA_TEST_S3").ok()?;
+    let location = std::env::var("ARMADA_TEST_STORE").ok()?;
     let unique = format!("{location}/{name}-{:x}", rand::random::<u64>());
     Some(Store::open(&unique, Path::new("")).unwrap())
 }

@@ -1,6 +1,6 @@
 //! A small S3 endpoint in this process, on a real socket: objects in memory, conditional writes under one lock, lists
-//! in pages of three, and faults on demand. It checks no signature. `scripts/s3_check` runs the same tests against an
-//! S3 server of another make.
+//! in pages of three, and faults on demand. It checks no signature. `scripts/store_check` runs the same tests against
+//! servers of another make.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -49,6 +49,8 @@ pub(crate) struct Objects {
     pub(crate) refuses_parts: bool,
     /// Whether parts of objects are refused.
     pub(crate) refuses_ranges: bool,
+    /// Whether what makes a shard is left to wait: its one request, or the last one of an upload.
+    pub(crate) holds_shards: bool,
     /// Whether the next write is done and answered with an error.
     pub(crate) loses_answer: bool,
     /// Method and target of each request.
@@ -274,10 +276,15 @@ async fn answer(State(objects): State<Arc<Mutex<Objects>>>, request: Request<Bod
     let (parts, body) = request.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     let request = Request::from_parts(parts, ());
+    let target = format!("{} {}", request.method(), request.uri());
+    objects.lock().unwrap().requests.push(target.clone());
+    let is_whole = target.starts_with("PUT ") && target.ends_with(".parquet");
+    let is_last = target.starts_with("POST ") && target.contains("uploadId=");
+    let is_shard = (is_whole || is_last) && !bytes.is_empty();
+    while is_shard && objects.lock().unwrap().holds_shards {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let mut objects = objects.lock().unwrap();
-    objects
-        .requests
-        .push(format!("{} {}", request.method(), request.uri()));
     let mut response = match objects.faults.pop_front() {
         Some(status) => refuse(StatusCode::from_u16(status).unwrap(), &objects.message),
         None if !request.headers().contains_key("authorization") => {

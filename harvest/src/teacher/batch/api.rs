@@ -38,9 +38,9 @@ pub(super) struct Remote {
     #[serde(default)]
     input_file_id: Option<String>,
     #[serde(default)]
-    pub(super) output_file_id: Option<String>,
+    output_file_id: Option<String>,
     #[serde(default)]
-    pub(super) error_file_id: Option<String>,
+    error_file_id: Option<String>,
     #[serde(default)]
     metadata: Option<BTreeMap<String, serde_json::Value>>,
     #[serde(default)]
@@ -99,11 +99,27 @@ impl Remote {
         )
     }
 
+    /// The ids of the files of answers and of errors, as far as there are any.
+    pub(super) fn files(&self) -> [Option<&str>; 2] {
+        let ids = [&self.output_file_id, &self.error_file_id];
+        ids.map(|id| id.as_deref().filter(|id| !id.is_empty()))
+    }
+
     /// When it ended, in milliseconds since 1970.
     pub(super) fn ended_at(&self) -> Option<i64> {
         self.completed_at
             .or(self.expired_at)
             .and_then(|seconds| seconds.checked_mul(1000))
+    }
+
+    /// The lines that the file of answers must have at least, and both files together; zeros where the server counts
+    /// none.
+    pub(super) fn num_lines(&self) -> [u64; 2] {
+        let counts = self.request_counts.unwrap_or_default();
+        [
+            counts.completed,
+            counts.completed.saturating_add(counts.failed),
+        ]
     }
 
     /// Why the file was refused.
@@ -184,8 +200,25 @@ impl Api {
         self.read("the state of a batch", &reply.body)
     }
 
-    /// Writes a file of the server to `path`, whole or not at all.
-    pub(super) async fn download(&self, id: &str, path: &Path) -> Result<(), TeacherError> {
+    /// Tells the server that nobody wants the batch any more; whether that was understood. What it has done already is
+    /// paid for.
+    pub(super) async fn cancel(&self, id: &str) -> Result<bool, TeacherError> {
+        let path = ["batches".into(), id.into(), "cancel".into()];
+        match self.endpoint.post(&path, Vec::new()).await {
+            Ok(_) => Ok(true),
+            // The server cancels none.
+            Err(error) if error.class == ErrorClass::Deterministic => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a file of the server to `path` where `judge` finds that it came whole, or else not at all.
+    pub(super) async fn download(
+        &self,
+        id: &str,
+        path: &Path,
+        judge: impl FnOnce(&Path) -> Result<(), TeacherError>,
+    ) -> Result<(), TeacherError> {
         let unfinished = Store::unfinished(path);
         let failed = |error: &std::io::Error| state::on_disk("write", &unfinished, error);
         let file = File::create(&unfinished).map_err(|error| failed(&error))?;
@@ -203,6 +236,7 @@ impl Api {
                 _ => error,
             })?;
         let file = writer.into_inner().map_err(|error| failed(error.error()))?;
+        judge(&unfinished)?;
         state::finish(&file, &unfinished, path)
     }
 

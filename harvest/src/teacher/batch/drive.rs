@@ -1,11 +1,12 @@
 //! Moves one batch on from stage to stage. A step is written down before the next one begins, so that whoever takes
 //! over, after an error, a drop or a kill, starts from what is known.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::api::{Api, Remote};
-use super::results::Results;
+use super::results::{self, Results, Scan};
 use super::state::{self, Ended, Record, Stage, Store};
 use crate::stop::Stop;
 use crate::teacher::{ErrorClass, TeacherError};
@@ -33,6 +34,8 @@ pub(super) struct Driven {
     pub(super) outcome: Result<Arc<Results>, TeacherError>,
     /// Whether nothing more will come of it, so that what it has not answered can be asked anew.
     pub(super) is_over: bool,
+    /// Whether the server may have it, so that it is paid for.
+    pub(super) is_submitted: bool,
 }
 
 /// Time between two looks at a batch: doubled from the first to the longest.
@@ -71,20 +74,28 @@ impl Driver {
     pub(super) async fn drive(&self, batch: &Batch, store: &Store) -> Driven {
         let mut state = tokio::select! {
             state = batch.state.lock() => state,
-            () = self.stop.requested() => return Driven { outcome: Err(interrupted()), is_over: false },
+            () = self.stop.requested() => {
+                return Driven { outcome: Err(interrupted()), is_over: false, is_submitted: true };
+            }
         };
-        if let Some(over) = &state.over {
-            return Driven {
-                outcome: over.clone(),
-                is_over: true,
-            };
+        if state.over.is_none() {
+            let outcome = self.advance(&mut state, store).await;
+            if outcome.is_err() && state.over.is_none() {
+                let is_submitted = state.record.stage.is_submitted();
+                return Driven {
+                    outcome,
+                    is_over: false,
+                    is_submitted,
+                };
+            }
+            state.over.get_or_insert(outcome);
         }
-        let outcome = self.advance(&mut state, store).await;
-        if outcome.is_ok() {
-            state.over = Some(outcome.clone());
+        let outcome = state.over.clone().expect("it was just set");
+        Driven {
+            is_submitted: outcome.is_ok(),
+            is_over: true,
+            outcome,
         }
-        let is_over = state.over.is_some();
-        Driven { outcome, is_over }
     }
 
     async fn advance(
@@ -245,26 +256,80 @@ impl Driver {
         if remote.status != "completed" {
             tracing::warn!("batch {} ended as {}", remote.id, remote.status);
         }
-        let ids = [&remote.output_file_id, &remote.error_file_id];
-        let paths = store.results(&record.name);
-        for (id, path) in ids.into_iter().zip(&paths) {
-            if let Some(id) = id.as_deref().filter(|id| !id.is_empty()) {
-                self.api
-                    .download(id, path)
-                    .await
-                    .map_err(|error| match error.class {
-                        ErrorClass::Deterministic => lost(&remote.id, &error),
-                        _ => error,
-                    })?;
+        let (ids, counts) = (remote.files(), remote.num_lines());
+        if ids == [None; 2] && counts[0] > 0 {
+            let [completed, _] = counts;
+            return Err(results::broken(&format!(
+                "the server counts {completed} completed rows of batch {} and names no file of results",
+                remote.id
+            )));
+        }
+        let mut scan = Scan::new(&record.rows, self.max_line);
+        for (file, path) in store.results(&record.name).iter().enumerate() {
+            let Some(id) = ids[file] else { continue };
+            if path.exists() {
+                // It came whole before the other one did not, unless an earlier version of this program put it there,
+                // which named files before it judged them.
+                let mut with_it = scan.clone();
+                match with_it.read_whole(file, path, counts[file]) {
+                    Ok(()) => {
+                        scan = with_it;
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!("`{}` is fetched again: {error}", path.display());
+                    }
+                }
             }
+            let judge = |path: &Path| scan.read_whole(file, path, counts[file]);
+            let fetched = self.api.download(id, path, judge).await;
+            fetched.map_err(|error| match error.class {
+                ErrorClass::Deterministic => lost(&remote.id, &error),
+                _ => error,
+            })?;
         }
         let ended = Ended {
             status: remote.status.clone(),
             at: remote.ended_at(),
             problems: remote.problems(),
         };
-        Results::read(paths, &record.rows, ended.clone(), self.max_line)?.check_whole()?;
         Ok(Stage::Collected { ended })
+    }
+}
+
+impl Driver {
+    /// Sees that a batch whose rows nobody asks for any more costs as little as it can. Whether nothing more can come of
+    /// it, so that its record may go.
+    ///
+    /// # Errors
+    /// A [`TeacherError`] where that cannot be found out now.
+    pub(super) async fn give_up(&self, record: &Record) -> Result<bool, TeacherError> {
+        let id = match &record.stage {
+            Stage::Prepared | Stage::Uploaded { .. } | Stage::Collected { .. } => return Ok(true),
+            Stage::Created { batch } => batch.clone(),
+            Stage::Creating { file } => match self.seek(&record.name, file).await? {
+                Some(found) => found.id,
+                None => return Ok(true),
+            },
+        };
+        match self.api.get(&id).await {
+            Ok(remote) if remote.has_ended() => tracing::warn!(
+                "batch {id} has ended and its rows are no longer asked for: its results stay at the server"
+            ),
+            Ok(_) if self.api.cancel(&id).await? => tracing::warn!(
+                "batch {id} is cancelled at the server, since its rows are no longer asked for"
+            ),
+            Ok(_) => {
+                tracing::warn!(
+                    "batch {id} goes on at the server, which does not cancel it; its rows are no longer asked for"
+                );
+                return Ok(false);
+            }
+            // The server has it no longer.
+            Err(error) if error.class == ErrorClass::Deterministic => {}
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 }
 

@@ -10,38 +10,43 @@
 //! returned. In the process that collected it, each row is handed out once, as a reply or as an error; asked again, the
 //! row is a new question. A later process answers from it what it has an answer for and submits the rest anew. It is
 //! removed by [`Teacher::finished`], which is called when everything that was asked for is committed.
+//!
+//! The budget counts a row once for each batch that it was submitted in: by the query that submitted it, at its most where
+//! that query ends without its answer. Whoever awaits the batch later, in this process or another one, takes nothing.
 
 mod api;
 mod drive;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod ledger;
 mod prepare;
 mod results;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
-use schemas::{Sha256Digest, TeacherIdentity};
+use schemas::{ExampleId, Sha256Digest, TeacherIdentity};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::exchange::{Exchange, ExchangeKind, Served};
 use super::http::{Endpoint, KeyHeader};
 use super::{
-    Answers, BatchLimits, Description, NotKept, OpenContext, Paid, Reply, Request, Teacher,
-    TeacherError, TeacherKind, Usage, kinds,
+    Answers, BatchLimits, Description, ErrorClass, NotKept, OpenContext, Paid, Reply, Request,
+    Teacher, TeacherError, TeacherKind, Usage, kinds,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
 use api::Api;
 use drive::{Batch, Driver, Waits};
+use ledger::{Ledger, Plan};
 use prepare::Preparer;
 use results::Results;
-use state::{Record, Row, Stage, Store};
+use state::{Row, Store};
 pub(crate) use state::{has_batches, take_over};
 
 /// Room in a line of results for what is around the reply.
@@ -126,6 +131,10 @@ impl TeacherKind for Configured {
     fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
         Ok(context.guard(self.batched(context)?))
     }
+
+    fn takes_long(&self) -> bool {
+        self.own.direct_below < 2
+    }
 }
 
 impl Configured {
@@ -173,6 +182,7 @@ impl Configured {
             description,
             state_folder: context.state_folder.clone(),
             ledger: Mutex::new(None),
+            booked: std::sync::Mutex::default(),
         })
     }
 }
@@ -196,72 +206,85 @@ struct Batched {
     state_folder: PathBuf,
     /// Opened by the first query: what only describes itself needs no lock.
     ledger: Mutex<Option<Ledger>>,
-}
-
-/// Which batch a row is in.
-#[derive(Debug)]
-struct Ledger {
-    store: Arc<Store>,
-    awaited: HashMap<Row, Arc<Batch>>,
-    /// Rows that batches of an earlier process answered.
-    answered: HashMap<Row, Arc<Results>>,
+    /// Rows that are in a batch whose cost an earlier query was counted for.
+    booked: std::sync::Mutex<HashSet<Row>>,
 }
 
 type Outcome = Result<Reply, TeacherError>;
 
-/// What a query has to wait for.
-struct Plan {
-    store: Arc<Store>,
-    /// Positions in the query by batch.
-    batches: Vec<(Arc<Batch>, Vec<usize>)>,
-    direct: Vec<usize>,
-}
-
-impl Ledger {
-    fn open(store: Store, records: Vec<Record>, max_line: usize) -> Result<Self, TeacherError> {
-        let (mut awaited, mut answered) = (HashMap::new(), HashMap::new());
-        for record in records {
-            let rows = record.rows.clone();
-            if let Stage::Collected { ended } = record.stage {
-                let files = store.results(&record.name);
-                let results = Arc::new(Results::read(files, &rows, ended, max_line)?);
-                let good = rows.into_iter().filter(|row| results.is_good(row.key));
-                answered.extend(good.map(|row| (row, Arc::clone(&results))));
-            } else {
-                let batch = Arc::new(Batch::new(record));
-                awaited.extend(rows.into_iter().map(|row| (row, Arc::clone(&batch))));
-            }
-        }
-        Ok(Self {
-            store: Arc::new(store),
-            awaited,
-            answered,
-        })
-    }
+/// What becomes of a query.
+struct Outcomes {
+    replies: Vec<Option<Outcome>>,
+    /// Rows that this query pays for, if it sends them.
+    is_new: Vec<bool>,
+    taken: Usage,
 }
 
 impl Batched {
-    async fn ask(&self, requests: &[Request], paid: &dyn Paid) -> Vec<Outcome> {
-        let mut replies: Vec<Option<Outcome>> = requests
-            .iter()
-            .map(|request| paid.find(&self.part(request), request).map(Ok))
-            .collect();
-        match self.plan(requests, &mut replies).await {
-            Ok(plan) => self.follow(plan, requests, &mut replies, paid).await,
+    async fn ask(&self, requests: &[Request], paid: &dyn Paid) -> Answers {
+        let find = |request| paid.find(&self.part(request), request).map(Ok);
+        let mut outcomes = Outcomes {
+            replies: requests.iter().map(find).collect(),
+            is_new: self.are_new(requests),
+            taken: Usage::default(),
+        };
+        match self.plan(requests, &mut outcomes.replies).await {
+            Ok(plan) => self.follow(plan, requests, &mut outcomes, paid).await,
             // Of the rows and not of the query: a query that is refused as a whole is asked again in halves.
             Err(error) => {
-                for reply in replies.iter_mut().filter(|reply| reply.is_none()) {
+                for reply in outcomes.replies.iter_mut().filter(|reply| reply.is_none()) {
                     *reply = Some(Err(error.clone()));
                 }
             }
         }
-        replies.into_iter().flatten().collect()
+        Answers {
+            replies: outcomes.replies.into_iter().flatten().collect(),
+            taken: Some(outcomes.taken),
+            ..Answers::default()
+        }
     }
 
     fn open_ledger(&self) -> Result<Ledger, TeacherError> {
         let identity = &self.description.identity;
         let (store, records) = Store::open(&self.state_folder, identity)?;
-        Ledger::open(store, records, self.driver.max_line)
+        let (ledger, booked) = Ledger::open(store, records, self.driver.max_line)?;
+        self.booked().extend(booked);
+        Ok(ledger)
+    }
+
+    fn booked(&self) -> MutexGuard<'_, HashSet<Row>> {
+        self.booked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which rows are not paid for.
+    fn are_new(&self, requests: &[Request]) -> Vec<bool> {
+        // A ledger that cannot be opened is what the query will tell.
+        if let Ok(mut ledger) = self.ledger.try_lock()
+            && ledger.is_none()
+        {
+            *ledger = self.open_ledger().ok();
+        }
+        let booked = self.booked();
+        let is_new = |request| !booked.contains(&Row::of(request));
+        requests.iter().map(is_new).collect()
+    }
+
+    fn most_of(&self, request: &Request) -> Usage {
+        self.exchange.most(std::slice::from_ref(request))
+    }
+
+    /// What one row took, or may have taken, that was asked and has this outcome.
+    fn taken(&self, request: &Request, outcome: &Outcome) -> Usage {
+        let most = self.most_of(request);
+        let or_most = |counted: Option<u32>, most| counted.map_or(most, u64::from);
+        match outcome {
+            Ok(Reply { provenance, .. }) => Usage {
+                tokens_in: or_most(provenance.tokens_in, most.tokens_in),
+                tokens_out: or_most(provenance.tokens_out, most.tokens_out),
+                ..most
+            },
+            Err(error) => most.of_failed(error.sent),
+        }
     }
 
     /// Finds or makes the batch of each row. Queries do so one at a time, so that none submits what another does.
@@ -282,10 +305,11 @@ impl Batched {
                 continue;
             }
             if let Some(results) = ledger.answered.remove(row) {
+                self.booked().remove(row);
+                // Nothing was set aside for asking it anew, so that is for the next try.
                 let outcome = self.outcome(&results, &requests[position]);
-                replies[position] = outcome.ok().map(Ok);
-            }
-            if replies[position].is_none() && !ledger.awaited.contains_key(row) {
+                replies[position] = Some(outcome.map_err(of_an_earlier_batch));
+            } else if !ledger.awaited.contains_key(row) {
                 fresh.push(position);
             }
         }
@@ -309,7 +333,7 @@ impl Batched {
         let max_rows = self.description.batch.max_requests;
         let store = Arc::clone(&ledger.store);
         let mut preparer = Preparer::new(&store, &self.driver.url, max_rows, self.max_bytes);
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for &position in fresh
             .iter()
             .filter(|position| seen.insert(rows[**position]))
@@ -335,7 +359,7 @@ impl Batched {
         &self,
         plan: Plan,
         requests: &[Request],
-        replies: &mut [Option<Outcome>],
+        outcomes: &mut Outcomes,
         paid: &dyn Paid,
     ) {
         let Plan {
@@ -351,35 +375,51 @@ impl Batched {
             .map(|&position| self.ask_directly(&requests[position], paid));
         let (driven, asked) = futures::join!(join_all(driven), join_all(asked));
         for (position, outcome) in direct.into_iter().zip(asked) {
-            replies[position] = Some(outcome);
+            let taken = self.taken(&requests[position], &outcome);
+            outcomes.taken = outcomes.taken.plus(taken);
+            outcomes.replies[position] = Some(outcome);
         }
-        let mut over = Vec::new();
         for ((batch, positions), driven) in batches.into_iter().zip(driven) {
             for (number, position) in positions.iter().copied().enumerate() {
-                replies[position] = Some(match &driven.outcome {
-                    Ok(results) => self.outcome(results, &requests[position]),
-                    Err(error) => Err(error.clone()),
-                });
+                let request = &requests[position];
+                let (outcome, taken) = match &driven.outcome {
+                    Ok(results) => {
+                        let outcome = self.outcome(results, request);
+                        let taken = self.taken(request, &outcome);
+                        (outcome, taken)
+                    }
+                    // However the call about the batch failed, its rows may be answered, and nobody counts them later.
+                    Err(error) => (Err(error.clone()), self.most_of(request)),
+                };
+                if driven.is_submitted && outcomes.is_new[position] {
+                    outcomes.taken = outcomes.taken.plus(taken);
+                }
+                outcomes.replies[position] = Some(outcome);
                 if number % ROWS_BETWEEN_YIELDS == 0 {
                     tokio::task::yield_now().await;
                 }
             }
+            let rows = positions
+                .iter()
+                .map(|&position| Row::of(&requests[position]));
             if driven.is_over {
-                over.push((batch, positions));
+                self.hand_out(&batch, rows).await;
+            } else if driven.is_submitted {
+                self.booked().extend(rows);
             }
         }
+    }
+
+    /// Asked again, these rows are new questions.
+    async fn hand_out(&self, batch: &Arc<Batch>, rows: impl Iterator<Item = Row>) {
         if let Some(ledger) = &mut *self.ledger.lock().await {
-            for (batch, positions) in over {
-                for position in positions {
-                    let row = Row::of(&requests[position]);
-                    // Another query may have submitted it anew meanwhile.
-                    if ledger
-                        .awaited
-                        .get(&row)
-                        .is_some_and(|of| Arc::ptr_eq(of, &batch))
-                    {
-                        ledger.awaited.remove(&row);
-                    }
+            let mut booked = self.booked();
+            for row in rows {
+                // Another query may have submitted it anew meanwhile.
+                let awaited = ledger.awaited.get(&row);
+                if awaited.is_some_and(|of| Arc::ptr_eq(of, batch)) {
+                    ledger.awaited.remove(&row);
+                    booked.remove(&row);
                 }
             }
         }
@@ -410,43 +450,12 @@ impl Batched {
     }
 }
 
-impl Ledger {
-    /// The batches of the rows that have no outcome yet.
-    fn plan(&self, rows: &[Row], replies: &[Option<Outcome>], direct: Vec<usize>) -> Plan {
-        let mut batches: Vec<(Arc<Batch>, Vec<usize>)> = Vec::new();
-        let mut places: HashMap<*const Batch, usize> = HashMap::new();
-        for (position, row) in rows.iter().enumerate() {
-            if let (None, Some(batch)) = (&replies[position], self.awaited.get(row)) {
-                let place = *places.entry(Arc::as_ptr(batch)).or_insert(batches.len());
-                if place == batches.len() {
-                    batches.push((Arc::clone(batch), Vec::new()));
-                }
-                batches[place].1.push(position);
-            }
-        }
-        Plan {
-            store: Arc::clone(&self.store),
-            batches,
-            direct,
-        }
-    }
-
-    /// Removes what is collected or was never submitted; names what is still to come.
-    fn clear(&mut self) -> Result<(), TeacherError> {
-        for record in self.store.records()? {
-            match record.stage {
-                Stage::Collected { .. } | Stage::Prepared | Stage::Uploaded { .. } => {
-                    self.store.remove(&record.name)?;
-                }
-                Stage::Created { batch } => tracing::warn!(
-                    "batch {batch} was submitted and its rows are no longer asked for: its result is not fetched"
-                ),
-                Stage::Creating { .. } => {}
-            }
-        }
-        self.awaited.clear();
-        self.answered.clear();
-        Ok(())
+/// The error of a row whose answer is there and cannot be used.
+fn of_an_earlier_batch(error: TeacherError) -> TeacherError {
+    let problem = format!("what an earlier batch brought of the row cannot be used: {error}");
+    TeacherError {
+        advice: error.advice,
+        ..TeacherError::new(ErrorClass::Transient, problem)
     }
 }
 
@@ -455,15 +464,12 @@ impl Teacher for Batched {
         &self.description
     }
 
+    /// Without the rows that are paid for.
     fn most(&self, requests: &[Request]) -> Usage {
-        let mut sum = Usage::default();
-        for request in requests {
-            let most = self.exchange.most(std::slice::from_ref(request));
-            sum.requests += most.requests;
-            sum.tokens_in += most.tokens_in;
-            sum.tokens_out += most.tokens_out;
-        }
-        sum
+        let rows = requests.iter().zip(self.are_new(requests));
+        rows.filter(|(_, is_new)| *is_new)
+            .map(|(request, _)| self.most_of(request))
+            .fold(Usage::default(), Usage::plus)
     }
 
     fn query<'a>(
@@ -471,24 +477,27 @@ impl Teacher for Batched {
         requests: &'a [Request],
         paid: &'a dyn Paid,
     ) -> BoxFuture<'a, Result<Answers, TeacherError>> {
-        Box::pin(async move { Ok(self.ask(requests, paid).await.into()) })
+        Box::pin(async move { Ok(self.ask(requests, paid).await) })
     }
 
-    fn finished(&self) {
-        let Ok(mut ledger) = self.ledger.try_lock() else {
-            return;
-        };
-        let cleared = match &mut *ledger {
-            Some(ledger) => ledger.clear(),
-            // Nothing was asked: a process that was killed before its end may have left some.
-            none if has_batches(&self.state_folder).unwrap_or(true) => self
-                .open_ledger()
-                .and_then(|opened| none.insert(opened).clear()),
-            _ => Ok(()),
-        };
-        if let Err(error) = cleared {
-            tracing::warn!("results of batches stay on disk: {error}");
-        }
+    fn finished<'a>(&'a self, failed: &'a HashSet<(ExampleId, u32)>) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // Whoever asks next opens it anew.
+            let ledger = match self.ledger.lock().await.take() {
+                Some(ledger) => Ok(ledger),
+                // Nothing was asked: a process that was killed before its end may have left some.
+                None if has_batches(&self.state_folder).unwrap_or(true) => self.open_ledger(),
+                None => return,
+            };
+            let cleared = match ledger {
+                Ok(ledger) => ledger.clear(&self.driver, failed).await,
+                Err(error) => Err(error),
+            };
+            self.booked().clear();
+            if let Err(error) = cleared {
+                tracing::warn!("results of batches stay on disk: {error}");
+            }
+        })
     }
 }
 

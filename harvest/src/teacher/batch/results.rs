@@ -13,7 +13,7 @@ use super::api::Api;
 use super::state::{self, Ended, Problem, Row, parse_custom_id};
 use crate::teacher::exchange::Exchange;
 use crate::teacher::http::shorten;
-use crate::teacher::{Answers, ErrorClass, Reply, Request, TeacherError};
+use crate::teacher::{Answers, ErrorClass, Reply, Request, Sent, TeacherError};
 
 type Key = (ExampleId, u32);
 
@@ -26,8 +26,15 @@ pub(super) struct Results {
     /// Lines of rows that the request file names by number.
     refused: HashMap<Key, Problem>,
     num_too_long: u64,
-    /// Whether the files are what they should be from beginning to end.
-    is_whole: bool,
+}
+
+/// Reads through the files of a batch one after the other, and says of each whether it came whole.
+#[derive(Clone, Debug)]
+pub(super) struct Scan<'a> {
+    rows: &'a [Row],
+    max_line: usize,
+    spans: HashMap<Key, Option<Span>>,
+    found: Found,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,15 +77,20 @@ struct Response {
     body: serde_json::Value,
 }
 
-/// Numbers of lines that a reader of result files came across and that answer nothing.
-#[derive(Default)]
+/// Numbers of lines that a reader of result files came across.
+#[derive(Clone, Copy, Default, Debug)]
 struct Found {
+    /// Of rows, the first line of each.
+    first: u64,
     duplicate: u64,
     unknown: u64,
-    unreadable: u64,
+    /// That name a row and are spoiled.
+    spoiled: u64,
+    /// That say of no row that they are its line.
+    foreign: u64,
     too_long: u64,
-    /// Whether something else came in place of results, or their end is missing.
-    is_broken: bool,
+    /// Whether the last line breaks off.
+    is_cut: bool,
 }
 
 impl Results {
@@ -89,45 +101,11 @@ impl Results {
         ended: Ended,
         max_line: usize,
     ) -> Result<Self, TeacherError> {
-        let mut spans: HashMap<Key, Option<Span>> =
-            rows.iter().map(|row| (row.key, None)).collect();
-        let mut found = Found::default();
+        let mut scan = Scan::new(rows, max_line);
         for (file, path) in files.iter().enumerate() {
-            scan(path, file, max_line, &mut spans, &mut found)
-                .map_err(|error| state::on_disk("read", path, &error))?;
+            scan.read(file, path)?;
         }
-        found.warn(&files[0]);
-        let by_line = |problem: &Problem| {
-            Some((
-                rows.get(problem.line?.checked_sub(1)?)?.key,
-                problem.clone(),
-            ))
-        };
-        Ok(Self {
-            refused: ended.problems.iter().filter_map(by_line).collect(),
-            ended,
-            files,
-            spans: spans
-                .into_iter()
-                .filter_map(|(key, span)| Some((key, span?)))
-                .collect(),
-            num_too_long: found.too_long,
-            is_whole: !found.is_broken,
-        })
-    }
-
-    /// Checks that the files came whole. Rows of a file that did not would be submitted, and paid for, again.
-    ///
-    /// # Errors
-    /// Transient.
-    pub(super) fn check_whole(&self) -> Result<(), TeacherError> {
-        if self.is_whole {
-            return Ok(());
-        }
-        let problem = "what came as the results of the batch is not whole, or something else";
-        Err(TeacherError::new(ErrorClass::Transient, problem).advise(
-            "run again with --retry-failures: it is fetched again, and nothing is submitted again; if it stays so, look at the file at the provider",
-        ))
+        Ok(scan.finish(files, ended))
     }
 
     /// Whether the batch has an answer for the row, rather than an error or nothing.
@@ -177,12 +155,8 @@ impl Results {
             .advise("raise `max_reply_mib` of the teacher if replies are meant to be so large");
         }
         if self.ended.status == "failed" {
-            return match self
-                .ended
-                .problems
-                .iter()
-                .find(|problem| problem.line.is_none())
-            {
+            let of_the_whole = |problem: &&Problem| problem.line.is_none();
+            return match self.ended.problems.iter().find(of_the_whole) {
                 Some(problem) => problem.of_the_whole(),
                 None if self.refused.is_empty() => TeacherError::new(
                     ErrorClass::Deterministic,
@@ -192,13 +166,85 @@ impl Results {
                     ErrorClass::Transient,
                     "the server refused the batch for other rows of it",
                 ),
-            };
+            }
+            .having(Sent::Refused);
         }
         TeacherError::new(
             ErrorClass::Transient,
             format!("the batch ended as {} without the row", self.ended.status),
         )
     }
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(rows: &'a [Row], max_line: usize) -> Self {
+        Self {
+            rows,
+            max_line,
+            spans: rows.iter().map(|row| (row.key, None)).collect(),
+            found: Found::default(),
+        }
+    }
+
+    /// Reads the next file, which may be absent.
+    fn read(&mut self, file: usize, path: &Path) -> Result<Found, TeacherError> {
+        let found = scan(path, file, self.max_line, &mut self.spans)
+            .map_err(|error| state::on_disk("read", path, &error))?;
+        self.found = self.found.plus(found);
+        Ok(found)
+    }
+
+    /// Reads the next file and checks that it came whole: rows of a file that did not would be submitted, and paid for,
+    /// again. The server says how many lines this file and those before it have together, where it counts them.
+    ///
+    /// # Errors
+    /// Transient; the scan is of no use then.
+    pub(super) fn read_whole(
+        &mut self,
+        file: usize,
+        path: &Path,
+        num_counted: u64,
+    ) -> Result<(), TeacherError> {
+        let found = self.read(file, path)?;
+        if found.is_cut || (found.foreign > 0 && found.num_own() == 0) {
+            return Err(broken(
+                "what came as the results of the batch is not whole, or something else",
+            ));
+        }
+        let num_own = self.found.num_own();
+        if num_own < num_counted {
+            return Err(broken(&format!(
+                "the results of the batch came with {num_own} of the {num_counted} lines that the server counts"
+            )));
+        }
+        Ok(())
+    }
+
+    fn finish(self, files: [PathBuf; 2], ended: Ended) -> Results {
+        self.found.warn(&files[0]);
+        let by_line = |problem: &Problem| {
+            let row = self.rows.get(problem.line?.checked_sub(1)?)?;
+            Some((row.key, problem.clone()))
+        };
+        Results {
+            refused: ended.problems.iter().filter_map(by_line).collect(),
+            ended,
+            files,
+            spans: self
+                .spans
+                .into_iter()
+                .filter_map(|(key, span)| Some((key, span?)))
+                .collect(),
+            num_too_long: self.found.too_long,
+        }
+    }
+}
+
+/// The error of results that have not arrived.
+pub(super) fn broken(problem: &str) -> TeacherError {
+    TeacherError::new(ErrorClass::Transient, problem).advise(
+        "run again with --retry-failures: it is fetched again, and nothing is submitted again; if it stays so, look at the file at the provider",
+    )
 }
 
 impl Problem {
@@ -213,6 +259,7 @@ impl Problem {
                 shorten(code)
             ),
         )
+        .having(Sent::Refused)
     }
 
     /// The class of a refusal that no row is to blame for.
@@ -262,6 +309,23 @@ impl Line {
 }
 
 impl Found {
+    /// Lines that stand for a row, each row once.
+    fn num_own(&self) -> u64 {
+        self.first + self.unknown + self.spoiled + self.too_long
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            first: self.first + other.first,
+            duplicate: self.duplicate + other.duplicate,
+            unknown: self.unknown + other.unknown,
+            spoiled: self.spoiled + other.spoiled,
+            foreign: self.foreign + other.foreign,
+            too_long: self.too_long + other.too_long,
+            is_cut: self.is_cut || other.is_cut,
+        }
+    }
+
     fn warn(&self, path: &Path) {
         for (number, what) in [
             (
@@ -269,7 +333,10 @@ impl Found {
                 "of rows that had one already; the first answer of each counts",
             ),
             (self.unknown, "with a custom_id that was not asked for"),
-            (self.unreadable, "that are no JSON with a custom_id"),
+            (
+                self.spoiled + self.foreign,
+                "that are no JSON with a custom_id",
+            ),
             (self.too_long, "longer than `max_reply_mib`"),
         ] {
             if number > 0 {
@@ -284,26 +351,22 @@ fn scan(
     file: usize,
     max_line: usize,
     spans: &mut HashMap<Key, Option<Span>>,
-    found: &mut Found,
-) -> io::Result<()> {
+) -> io::Result<Found> {
+    let mut found = Found::default();
     let mut reader = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         opened => BufReader::new(opened?),
     };
     let (mut start, mut line) = (0, Vec::new());
-    // Lines that say whose they are, spoiled or not, and others.
-    let (mut num_own, mut num_foreign) = (0_u64, 0_u64);
     loop {
         line.clear();
         let limit = max_line as u64 + 1;
         let len = reader.by_ref().take(limit).read_until(b'\n', &mut line)?;
         if len == 0 {
-            found.is_broken |= num_foreign > 0 && num_own == 0;
-            return Ok(());
+            return Ok(found);
         }
         if len > max_line && line.last() != Some(&b'\n') {
             found.too_long += 1;
-            num_own += 1;
             start += len as u64 + reader.skip_until(b'\n')? as u64;
             continue;
         }
@@ -313,29 +376,26 @@ fn scan(
             len,
             is_good,
         };
-        if !line.trim_ascii().is_empty() {
-            match serde_json::from_slice::<Head>(&line) {
-                Err(_) => {
-                    found.unreadable += 1;
-                    let is_own = line.windows(9).any(|part| part == b"custom_id");
-                    *(if is_own {
-                        &mut num_own
-                    } else {
-                        &mut num_foreign
-                    }) += 1;
-                    found.is_broken |= line.last() != Some(&b'\n');
-                }
-                Ok(head) => {
-                    num_own += 1;
-                    let key = parse_custom_id(&head.custom_id);
-                    match key.and_then(|key| spans.get_mut(&key)) {
-                        None => found.unknown += 1,
-                        Some(slot @ None) => *slot = Some(span(head.is_good())),
-                        Some(Some(first)) => {
-                            found.duplicate += 1;
-                            if !first.is_good && head.is_good() {
-                                *first = span(true);
-                            }
+        match serde_json::from_slice::<Head>(&line) {
+            _ if line.trim_ascii().is_empty() => {}
+            Err(_) => {
+                let is_own = line.windows(9).any(|part| part == b"custom_id");
+                found.spoiled += u64::from(is_own);
+                found.foreign += u64::from(!is_own);
+                found.is_cut = line.last() != Some(&b'\n');
+            }
+            Ok(head) => {
+                let key = parse_custom_id(&head.custom_id);
+                match key.and_then(|key| spans.get_mut(&key)) {
+                    None => found.unknown += 1,
+                    Some(slot @ None) => {
+                        found.first += 1;
+                        *slot = Some(span(head.is_good()));
+                    }
+                    Some(Some(first)) => {
+                        found.duplicate += 1;
+                        if !first.is_good && head.is_good() {
+                            *first = span(true);
                         }
                     }
                 }

@@ -90,6 +90,18 @@ pub(super) enum Stage {
     Collected { ended: Ended },
 }
 
+impl Stage {
+    /// Whether the server may have the batch.
+    pub(super) fn is_submitted(&self) -> bool {
+        !matches!(self, Self::Prepared | Self::Uploaded { .. })
+    }
+
+    /// Whether the server may have the batch and its results are not here.
+    pub(super) fn is_under_way(&self) -> bool {
+        matches!(self, Self::Creating { .. } | Self::Created { .. })
+    }
+}
+
 /// How a batch ended.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ended {
@@ -290,7 +302,6 @@ fn is_record(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == RECORD)
 }
 
-/// What is in a folder, which need not be there.
 /// The folders in a folder; whatever else somebody put there is none of ours.
 fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut entries = list(folder)?;
@@ -298,6 +309,7 @@ fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
+/// What is in a folder, which need not be there.
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),

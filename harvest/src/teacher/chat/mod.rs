@@ -11,16 +11,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use self::reply::ChatReply;
-use super::exchange::{Exchange, ExchangeKind, Served};
+use super::exchange::{Exchange, ExchangeKind};
 use super::generated;
 use super::generation::{GenerationConfig, Signal};
-use super::http::{Endpoint, KeyHeader};
 use super::labels::{Labels, LabelsConfig, MissingClass, Scoring};
 use super::media::Media;
-use super::{
-    Answers, BatchLimits, Description, OpenContext, Reply, Request, Teacher, TeacherError,
-    TeacherKind, Usage,
-};
+use super::{Answers, BatchLimits, Description, OpenContext, Reply, Request, TeacherError, Usage};
 use crate::config::{ConfigError, Section, ServerConfig};
 
 /// `[teacher]` with `kind = "chat"`, besides what is shared.
@@ -57,20 +53,10 @@ struct Configured {
     own: ChatConfig,
 }
 
-pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
-    let server = section.part(&ServerConfig::KEYS)?;
-    Ok(Arc::new(configured(server, section)?))
-}
-
-pub(super) fn read_exchange(
+pub(super) fn read(
     server: ServerConfig,
-    section: Section<'_>,
+    mut section: Section<'_>,
 ) -> Result<Arc<dyn ExchangeKind>, ConfigError> {
-    Ok(Arc::new(configured(server, section)?))
-}
-
-/// Reads what there is besides the keys of the server.
-fn configured(server: ServerConfig, mut section: Section<'_>) -> Result<Configured, ConfigError> {
     let whole = section.clone();
     let generation = GenerationConfig::read(&mut section)?;
     let own: ChatConfig = section.rest()?;
@@ -81,24 +67,20 @@ fn configured(server: ServerConfig, mut section: Section<'_>) -> Result<Configur
     if let Some(problem) = own.labels.problem(Scoring::FirstToken) {
         return Err(whole.refuse_key("labels", &problem));
     }
-    Ok(Configured {
+    Ok(Arc::new(Configured {
         server,
         generation,
         own,
-    })
+    }))
 }
 
 impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
     fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
         Ok(Arc::new(Chat::new(self, context)?))
-    }
-}
-
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
-        let exchange = Chat::new(self, context)?;
-        Ok(context.guard(Served::new(exchange, endpoint)))
     }
 }
 

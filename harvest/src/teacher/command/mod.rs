@@ -132,6 +132,10 @@ impl TeacherKind for CommandConfig {
     fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
         Ok(context.guard(self.teacher(context)?))
     }
+
+    fn starts_a_program(&self) -> bool {
+        true
+    }
 }
 
 impl CommandConfig {

@@ -14,15 +14,13 @@ use serde_json::{Map, Value, json};
 
 use self::llamacpp::LlamaCppReply;
 use self::reply::CompletionsReply;
-use super::exchange::{Exchange, ExchangeKind, Served};
+use super::exchange::{Exchange, ExchangeKind};
 use super::generated;
 use super::generation::{GenerationConfig, Signal};
-use super::http::{Endpoint, KeyHeader};
 use super::labels::{Labels, LabelsConfig, MissingClass, Scoring};
 use super::tokens::lacks;
 use super::{
-    Answers, BatchLimits, Description, ErrorClass, OpenContext, Reply, Request, Teacher,
-    TeacherError, TeacherKind, Usage,
+    Answers, BatchLimits, Description, ErrorClass, OpenContext, Reply, Request, TeacherError, Usage,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
 
@@ -87,26 +85,21 @@ struct Configured {
     own: CompletionsConfig,
 }
 
-pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, ConfigError> {
-    let server = section.part(&ServerConfig::KEYS)?;
-    Ok(Arc::new(configured(server, section)?))
-}
-
-pub(super) fn read_exchange(
-    server: ServerConfig,
-    section: Section<'_>,
-) -> Result<Arc<dyn ExchangeKind>, ConfigError> {
-    Ok(Arc::new(configured(server, section)?))
-}
-
 impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
     fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
+        generated::refuse_pictures(context, "the kind `completions`")?;
         Ok(Arc::new(Completions::new(self, context)?))
     }
 }
 
-/// Reads what there is besides the keys of the server.
-fn configured(server: ServerConfig, mut section: Section<'_>) -> Result<Configured, ConfigError> {
+pub(super) fn read(
+    server: ServerConfig,
+    mut section: Section<'_>,
+) -> Result<Arc<dyn ExchangeKind>, ConfigError> {
     let whole = section.clone();
     let generation = GenerationConfig::read(&mut section)?;
     let own: CompletionsConfig = section.rest()?;
@@ -120,20 +113,11 @@ fn configured(server: ServerConfig, mut section: Section<'_>) -> Result<Configur
     if let Some(problem) = own.labels.problem(own.dialect.scoring()) {
         return Err(whole.refuse_key("labels", &problem));
     }
-    Ok(Configured {
+    Ok(Arc::new(Configured {
         server,
         generation,
         own,
-    })
-}
-
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
-        generated::refuse_pictures(context, "the kind `completions`")?;
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
-        let exchange = Completions::new(self, context)?;
-        Ok(context.guard(Served::new(exchange, endpoint)))
-    }
+    }))
 }
 
 /// Asks a server that continues texts.

@@ -5,7 +5,7 @@ mod pace;
 
 use futures::future::BoxFuture;
 
-use super::{Answers, Description, ErrorClass, Paid, Request, Sent, Teacher, TeacherError, Usage};
+use super::{Answers, ErrorClass, Paid, Request, Sent, Teacher, TeacherError, Usage};
 use crate::budget::{Amount, Reservation};
 use crate::config::PriceConfig;
 use crate::metrics::RequestOutcome;
@@ -53,7 +53,7 @@ impl<T: Teacher> Gate<T> {
             self.leave(place, taken, &outcome);
         }
         if let Ok(answers) = &mut outcome {
-            self.fill_costs(requests, most, answers);
+            self.fill_costs(requests, answers);
         }
         outcome
     }
@@ -82,27 +82,19 @@ impl<T: Teacher> Gate<T> {
         outcome: &Result<Answers, TeacherError>,
     ) -> Amount {
         let usage = match outcome {
+            Ok(Answers {
+                taken: Some(taken), ..
+            }) => *taken,
             Ok(answers) => {
-                let mut usage = Usage {
+                let own = Usage {
                     requests: most.requests,
                     ..Usage::default()
                 };
-                for (row, reply) in requests.iter().zip(&answers.replies) {
-                    let of_row = self.tokens_of_row(row, reply);
-                    usage.tokens_in = usage.tokens_in.saturating_add(of_row.tokens_in);
-                    usage.tokens_out = usage.tokens_out.saturating_add(of_row.tokens_out);
-                }
-                usage
+                let rows = requests.iter().zip(&answers.replies);
+                rows.map(|(row, reply)| self.tokens_of_row(row, reply))
+                    .fold(own, Usage::plus)
             }
-            Err(error) => match error.sent {
-                Sent::Nothing => Usage::default(),
-                // A server bills no tokens of what it did not take.
-                Sent::Unconnected | Sent::Refused => Usage {
-                    requests: most.requests,
-                    ..Usage::default()
-                },
-                Sent::Unanswered | Sent::Unusable => most,
-            },
+            Err(error) => most.of_failed(error.sent),
         };
         Amount::of(usage, &self.price)
     }
@@ -126,10 +118,11 @@ impl<T: Teacher> Gate<T> {
 
     /// What each reply cost, so that the request's own price is shared by those that were answered. It stays out where
     /// there is no price, or the server did not count what has one.
-    fn fill_costs(&self, requests: &[Request], most: Usage, answers: &mut Answers) {
+    fn fill_costs(&self, requests: &[Request], answers: &mut Answers) {
         if self.price == PriceConfig::default() {
             return;
         }
+        let most = self.inner.most(requests);
         let num_answered = answers.replies.iter().flatten().count().max(1);
         let own = self.price.per_request * most.requests as f64 / num_answered as f64;
         for (row, reply) in requests.iter().zip(&mut answers.replies) {
@@ -218,26 +211,7 @@ fn seen(outcome: &Result<Answers, TeacherError>, tokens: u64) -> Seen {
 }
 
 impl<T: Teacher> Teacher for Gate<T> {
-    fn describe(&self) -> &Description {
-        self.inner.describe()
-    }
-
-    fn most(&self, requests: &[Request]) -> Usage {
-        self.inner.most(requests)
-    }
-
-    fn finished(&self) {
-        self.inner.finished();
-    }
-
-    #[cfg(any(test, feature = "fuzzing"))]
-    fn parse_reply(
-        &self,
-        requests: &[Request],
-        reply: &[u8],
-    ) -> Option<Result<Answers, TeacherError>> {
-        self.inner.parse_reply(requests, reply)
-    }
+    super::forwards_to_inner!();
 
     fn query<'a>(
         &'a self,

@@ -12,7 +12,7 @@ use crate::budget::Budget;
 use crate::config::BudgetConfig;
 use crate::events::Events;
 use crate::events::tests::Written;
-use crate::teacher::{BatchLimits, Bucket, NotKept, RateHints, Reply};
+use crate::teacher::{BatchLimits, Bucket, Description, NotKept, RateHints, Reply};
 
 type Outcome = Result<Answers, TeacherError>;
 
@@ -273,6 +273,7 @@ fn hinted(requests: Option<(u64, u64)>, tokens: Option<(u64, u64)>) -> Outcome {
             requests: bucket(requests),
             tokens: bucket(tokens),
         },
+        taken: None,
     })
 }
 

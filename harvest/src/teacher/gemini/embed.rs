@@ -9,15 +9,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::embeddings::{describe, feature};
-use super::super::exchange::{Exchange, Served};
+use super::super::exchange::{Direct, Exchange, ExchangeKind};
 use super::super::generated::refuse_pictures;
-use super::super::http::Endpoint;
 use super::super::json;
-use super::super::options::Settings;
+use super::super::options::{Settings, default_batch, default_batch_tokens};
 use super::super::vector::{Embedding, in_order};
-use super::super::{
-    Answers, Description, OpenContext, Request, Teacher, TeacherError, TeacherKind,
-};
+use super::super::{Answers, Description, OpenContext, Request, TeacherError, TeacherKind};
 use super::{KEY_HEADER, path, resource};
 use crate::config::{ConfigError, Section, ServerConfig};
 
@@ -40,14 +37,6 @@ struct EmbedConfig {
     batch_tokens: NonZeroUsize,
 }
 
-fn default_batch() -> NonZeroUsize {
-    const { NonZeroUsize::new(32).expect("not zero") }
-}
-
-fn default_batch_tokens() -> NonZeroUsize {
-    const { NonZeroUsize::new(64 << 10).expect("not zero") }
-}
-
 #[derive(Debug)]
 struct Configured {
     server: ServerConfig,
@@ -63,14 +52,17 @@ pub(super) fn read(
         let problem = format!("the protocol takes at most {MAX_BATCH} texts in one request");
         return Err(section.refuse_key("batch", &problem));
     }
-    Ok(Arc::new(Configured { server, own }))
+    Ok(Direct::of(Configured { server, own }, KEY_HEADER))
 }
 
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
         refuse_pictures(context, "`batchEmbedContents` of Gemini")?;
-        let endpoint = Endpoint::open(&self.server, KEY_HEADER)?;
-        Ok(context.guard(Served::new(Embed::new(&self.server, &self.own), endpoint)))
+        Ok(Arc::new(Embed::new(&self.server, &self.own)))
     }
 }
 

@@ -8,16 +8,15 @@ use schemas::record::{ScoredToken, Token, TopKPosition};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::super::exchange::{Exchange, Served};
+use super::super::exchange::{Direct, Exchange, ExchangeKind};
 use super::super::generated::{self, check_signals, check_top_logprobs, picture};
 use super::super::generation::{GenerationConfig, Signal};
-use super::super::http::{Endpoint, shorten};
+use super::super::http::shorten;
 use super::super::json;
 use super::super::media::Media;
 use super::super::tokens::{lacks, position};
 use super::super::{
-    Answers, Description, ErrorClass, OpenContext, Reply, Request, Teacher, TeacherError,
-    TeacherKind, Usage,
+    Answers, Description, ErrorClass, OpenContext, Reply, Request, TeacherError, TeacherKind, Usage,
 };
 use super::{KEY_HEADER, path};
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -70,23 +69,26 @@ pub(super) fn read(
             return Err(whole.refuse_key("options", &problem));
         }
     }
-    Ok(Arc::new(Configured {
+    let kind = Configured {
         server,
         generation,
         own,
-    }))
+    };
+    Ok(Direct::of(kind, KEY_HEADER))
 }
 
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
-        let endpoint = Endpoint::open(&self.server, KEY_HEADER)?;
-        let generate = Generate {
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
+        Ok(Arc::new(Generate {
             description: self.describe(),
             generation: self.generation.clone(),
             own: self.own.clone(),
             media: Media::new(context)?,
-        };
-        Ok(context.guard(Served::new(generate, endpoint)))
+        }))
     }
 }
 

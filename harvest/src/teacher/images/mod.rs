@@ -219,12 +219,8 @@ impl Teacher for Images {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        let (one, two) = (self.generator.most(requests), self.encoder.most(requests));
-        Usage {
-            requests: one.requests + two.requests,
-            tokens_in: one.tokens_in + two.tokens_in,
-            tokens_out: one.tokens_out + two.tokens_out,
-        }
+        let of_pictures = self.generator.most(requests);
+        of_pictures.plus(self.encoder.most(requests))
     }
 
     fn query<'a>(

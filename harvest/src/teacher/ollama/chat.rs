@@ -7,16 +7,15 @@ use schemas::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::super::exchange::{Exchange, Served};
+use super::super::exchange::{Direct, Exchange, ExchangeKind};
 use super::super::generated::{self, check_signals, check_top_logprobs, picture};
 use super::super::generation::{GenerationConfig, Signal};
-use super::super::http::{Endpoint, KeyHeader};
+use super::super::http::KeyHeader;
 use super::super::json;
 use super::super::media::Media;
 use super::super::tokens::{WrittenPosition, lacks};
 use super::super::{
-    Answers, Description, ErrorClass, OpenContext, Reply, Request, Teacher, TeacherError,
-    TeacherKind, Usage,
+    Answers, Description, ErrorClass, OpenContext, Reply, Request, TeacherError, TeacherKind, Usage,
 };
 use super::KeepAlive;
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -63,23 +62,26 @@ pub(super) fn read(
         let problem = "`num_predict` has a key of its own: `max_tokens` of the teacher";
         return Err(whole.refuse_key("options", problem));
     }
-    Ok(Arc::new(Configured {
+    let kind = Configured {
         server,
         generation,
         own,
-    }))
+    };
+    Ok(Direct::of(kind, KeyHeader::Bearer))
 }
 
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
-        let chat = Chat {
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
+        Ok(Arc::new(Chat {
             description: self.describe(),
             generation: self.generation.clone(),
             own: self.own.clone(),
             media: Media::new(context)?,
-        };
-        Ok(context.guard(Served::new(chat, endpoint)))
+        }))
     }
 }
 

@@ -8,14 +8,14 @@ use schemas::Provenance;
 use serde::{Deserialize, Serialize};
 
 use super::super::embeddings::{describe, feature};
-use super::super::exchange::{Exchange, Served, apportion};
+use super::super::exchange::{Direct, Exchange, ExchangeKind, apportion};
 use super::super::generated::refuse_pictures;
-use super::super::http::{Endpoint, KeyHeader};
+use super::super::http::KeyHeader;
 use super::super::json;
-use super::super::options::{Options, Settings};
+use super::super::options::{Options, Settings, default_batch, default_batch_tokens};
 use super::super::vector::{Embedding, in_order};
 use super::super::{
-    Answers, Description, ErrorClass, OpenContext, Request, Teacher, TeacherError, TeacherKind,
+    Answers, Description, ErrorClass, OpenContext, Request, TeacherError, TeacherKind,
 };
 use super::KeepAlive;
 use crate::config::{ConfigError, Section, ServerConfig};
@@ -42,14 +42,6 @@ struct EmbedConfig {
     batch_tokens: NonZeroUsize,
 }
 
-fn default_batch() -> NonZeroUsize {
-    const { NonZeroUsize::new(32).expect("not zero") }
-}
-
-fn default_batch_tokens() -> NonZeroUsize {
-    const { NonZeroUsize::new(64 << 10).expect("not zero") }
-}
-
 #[derive(Debug)]
 struct Configured {
     server: ServerConfig,
@@ -61,14 +53,17 @@ pub(super) fn read(
     section: Section<'_>,
 ) -> Result<Arc<dyn TeacherKind>, ConfigError> {
     let own = section.rest()?;
-    Ok(Arc::new(Configured { server, own }))
+    Ok(Direct::of(Configured { server, own }, KeyHeader::Bearer))
 }
 
-impl TeacherKind for Configured {
-    fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
+impl ExchangeKind for Configured {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn exchange(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Exchange>, TeacherError> {
         refuse_pictures(context, "`/api/embed` of Ollama")?;
-        let endpoint = Endpoint::open(&self.server, KeyHeader::Bearer)?;
-        Ok(context.guard(Served::new(Embed::new(&self.server, &self.own), endpoint)))
+        Ok(Arc::new(Embed::new(&self.server, &self.own)))
     }
 }
 

@@ -7,7 +7,7 @@ use schemas::{ExampleId, Provenance, TeacherIdentity};
 use tokio::time::Instant;
 
 use super::*;
-use crate::teacher::{BatchLimits, Bucket, NotKept, RateHints};
+use crate::teacher::{BatchLimits, Bucket, Description, NotKept, RateHints, Usage};
 
 type Behaviour = Box<dyn Fn(&[usize], usize) -> Result<Answers, TeacherError> + Send + Sync>;
 

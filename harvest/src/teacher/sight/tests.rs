@@ -67,8 +67,57 @@ async fn a_server_that_drops_pictures_is_found_out_by_its_tokens() {
         assert!(error.hint().unwrap().contains("--mmproj"));
         let calls = server.calls();
         let pictures = calls.iter().map(|call| picture_of(&call.body).is_some());
-        assert_eq!(pictures.collect::<Vec<_>>(), [true, false]);
+        assert_eq!(pictures.collect::<Vec<_>>(), [true, false, true, false]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_cuts_long_prompts_is_not_blamed() {
+    // The text comes first, and nothing is left of the picture.
+    let server = TestServer::start(|call| {
+        let is_cut = call.body.to_string().contains("what is it?");
+        generated(call, |with| Some(if with && !is_cut { 97 } else { 12 }))
+    })
+    .await;
+    let sight = look_at_pixel(&server, "kind = \"chat\"", true).await;
+    let Ok(Sight::Seen(how)) = sight else {
+        panic!("{sight:?}")
+    };
+    assert!(
+        how.contains("one takes 85 tokens, beside a short text"),
+        "{how}"
+    );
+
+    let server = TestServer::start(|call| {
+        let is_cut = call.body.to_string().contains("what is it?");
+        let length = picture_of(&call.body).unwrap().len() as f32;
+        embedded(&[1.0, if is_cut { 0.0 } else { length }])
+    })
+    .await;
+    let sight = look_at_pixel(&server, "kind = \"embeddings\"\ninput = \"chat\"", true).await;
+    let Ok(Sight::Seen(how)) = sight else {
+        panic!("{sight:?}")
+    };
+    assert!(how.contains("the same vector"), "{how}");
+}
+
+#[tokio::test]
+async fn nobody_is_blamed_without_a_second_look() {
+    let server = TestServer::start(|call| {
+        if call.body.to_string().contains(SHORT) {
+            return answer(400, json!({"error": {"message": "too small"}}));
+        }
+        generated(call, |_| Some(12))
+    })
+    .await;
+    let sight = look_at_pixel(&server, "kind = \"chat\"", true).await;
+    let Ok(Sight::Unknown(why)) = sight else {
+        panic!("{sight:?}")
+    };
+    assert!(
+        why.contains("12 tokens with one and without, and") && why.contains("too small"),
+        "{why}"
+    );
 }
 
 #[tokio::test]
@@ -129,8 +178,9 @@ async fn vectors_of_two_pictures_show_whether_they_were_looked_at() {
             .iter()
             .map(|call| picture_of(&call.body).unwrap().to_owned())
             .collect();
-        assert_eq!(uris.len(), 2);
+        assert_eq!(uris.len(), 4);
         assert_ne!(uris[0], uris[1]);
+        assert_ne!(uris[2], uris[3]);
 
         let server = TestServer::start(|call| {
             let length = picture_of(&call.body).unwrap().len() as f32;

@@ -6,7 +6,7 @@ use tests::fault::{FaultServer, Poison, Schedule};
 
 use super::bench::{Bench, kill, wait_until};
 use super::judge::Judge;
-use super::setup::Setup;
+use super::setup::{Kind, Setup};
 
 #[test]
 fn a_kill_while_half_a_batch_waits_costs_nothing() {
@@ -47,4 +47,50 @@ fn a_kill_while_half_a_batch_waits_costs_nothing() {
         setup: &bench.setup,
     }
     .check_nothing_is_repaid();
+}
+
+#[test]
+fn results_that_end_between_two_lines_are_fetched_again_and_counted_once() {
+    let server = FaultServer::start(Schedule::CALM, Duration::ZERO).unwrap();
+    let setup = Setup {
+        kind: Kind::Batch,
+        batch: 8,
+        concurrency: 1,
+        max_tries: 5,
+        // One is asked directly, and nothing is left over for a row that is counted twice.
+        budget: "requests = 17".to_owned(),
+        ..Setup::default()
+    };
+    let bench = Bench::of_texts(&server, setup, super::bench::texts(17));
+    server.cut_results(3);
+    let ended = bench.run(&[]);
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert_eq!(bench.check_settled().answered.len(), 17);
+    assert_eq!(server.num_requests(), 17);
+
+    let grown = bench.run(&[]);
+    assert_eq!(grown.status, Some(0), "{}", grown.stderr);
+}
+
+#[test]
+fn results_that_stay_broken_are_fetched_by_a_later_run() {
+    let server = FaultServer::start(Schedule::CALM, Duration::ZERO).unwrap();
+    let setup = Setup {
+        kind: Kind::Batch,
+        batch: 16,
+        concurrency: 1,
+        max_tries: 2,
+        budget: "requests = 17".to_owned(),
+        ..Setup::default()
+    };
+    let bench = Bench::of_texts(&server, setup, super::bench::texts(17));
+    server.cut_results(2);
+    let ended = bench.run(&[]);
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("of the 16 lines"), "{}", ended.stderr);
+
+    let ended = bench.run(&["--retry-failures"]);
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert_eq!(bench.check_settled().answered.len(), 17);
+    assert_eq!(server.num_requests(), 17);
 }

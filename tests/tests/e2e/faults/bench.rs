@@ -232,6 +232,22 @@ impl Bench {
         })
     }
 
+    /// Runs a verb that reads no configuration.
+    pub(super) fn tool(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(binary("harvest"));
+        command
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        wait(Worker {
+            client: self.client(),
+            child: command.spawn().unwrap(),
+        })
+    }
+
     /// Runs until nothing is left, as often as it takes.
     pub(super) fn run_until_settled(&self) -> Ended {
         let mut last = String::new();

@@ -29,6 +29,11 @@ pub(super) struct Judge<'a> {
 /// What may be asked once: a text, of a model, with its seed where one is sent.
 type Question<'a> = (Endpoint, &'a str, &'a str, Option<u64>);
 
+/// Whether it is a picture that the client makes to find out whether pictures are looked at: those of the server are GIF.
+fn is_of_a_look(text: &str) -> bool {
+    text.starts_with("data:image/png")
+}
+
 fn question<'a>(sent: &'a Sent, text: &'a str) -> Question<'a> {
     (sent.endpoint, &sent.model, text, sent.seed)
 }
@@ -40,7 +45,7 @@ impl Judge<'_> {
         let mut answers: HashMap<Question, Vec<&Sent>> = HashMap::new();
         for sent in self.log {
             for (text, good) in sent.texts.iter().zip(&sent.good) {
-                if *good && sent.completed_at.is_some() {
+                if *good && sent.completed_at.is_some() && !is_of_a_look(text) {
                     answers.entry(question(sent, text)).or_default().push(sent);
                 }
             }

@@ -6,6 +6,7 @@ mod bench;
 mod disk;
 mod judge;
 mod lasting;
+mod merge;
 /// The S3 endpoint that harvest's own tests run on.
 #[expect(dead_code, reason = "not every fault of it is wanted here")]
 #[path = "../../../../harvest/src/store/tests/server.rs"]

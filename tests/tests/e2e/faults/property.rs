@@ -244,11 +244,15 @@ fn run_with_kills(case: &Case, bench: &Bench, server: &FaultServer) -> Vec<Kill>
 /// Runs until everything is settled or the budget is used up.
 fn settle(layout: &Layout, bench: &Bench, server: &FaultServer) {
     let mut last = String::new();
+    let mut left = Vec::new();
     for _ in 0..60 {
         let before = server.num_arrivals();
         let ended: Vec<Ended> = start(layout, bench).into_iter().map(wait).collect();
         ended.iter().for_each(check_end);
-        let has_budget = !bench.setup.budget.is_empty() && server.num_arrivals() == before;
+        let left_before = std::mem::replace(&mut left, ended.iter().map(Ended::left).collect());
+        // What a server refuses costs nothing, and can be sent again in every run that the budget ends before its retry.
+        let stands = server.num_arrivals() == before || left == left_before;
+        let has_budget = !bench.setup.budget.is_empty() && stands;
         let is_over = |ended: &Ended| {
             ended.left() == Some(0) || (has_budget && ended.stderr.contains("budget"))
         };

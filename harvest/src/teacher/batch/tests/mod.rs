@@ -2,16 +2,19 @@
 
 mod server;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use schemas::{ExampleId, SignalValue, Task};
 use serde_json::json;
 
 use super::*;
-use crate::config::{CommonConfig, RunConfig};
+use crate::budget::Budget;
+use crate::config::{BudgetConfig, CommonConfig, PriceConfig, RunConfig};
+use crate::reporter::Watch;
 use crate::stop::Stop;
 use crate::teacher::ErrorClass::{Deterministic, Quota, Rate, Transient};
-use crate::teacher::{ErrorClass, embeddings};
+use crate::teacher::{ErrorClass, Gate, embeddings};
 use server::{Faults, Server};
 
 fn requests(texts: &[&str]) -> Vec<Request> {
@@ -40,7 +43,7 @@ fn open_with(server: &Server, folder: &Path, keys: &str, stop: &Stop) -> Batched
         task: &Task::builtin("sst2").unwrap(),
         data_folder: folder.to_owned(),
         state_folder: folder.to_owned(),
-        watch: crate::reporter::Watch::default(),
+        watch: Watch::default(),
         stop: stop.clone(),
     };
     let configured = Configured {
@@ -85,16 +88,27 @@ fn class(outcome: &Outcome) -> Option<ErrorClass> {
 }
 
 /// Files of batches in the state folder.
-fn num_files(folder: &Path) -> usize {
+fn files(folder: &Path) -> Vec<PathBuf> {
     let of_teacher = std::fs::read_dir(folder.join("batches"))
         .unwrap()
         .next()
         .unwrap()
         .unwrap();
     let files = std::fs::read_dir(of_teacher.path()).unwrap();
-    files
-        .filter(|file| file.as_ref().unwrap().file_name() != ".lock")
-        .count()
+    let paths = files.map(|file| file.unwrap().path());
+    paths.filter(|path| !path.ends_with(".lock")).collect()
+}
+
+fn num_files(folder: &Path) -> usize {
+    files(folder).len()
+}
+
+fn record_of(folder: &Path) -> PathBuf {
+    let is_record = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    };
+    files(folder).into_iter().find(is_record).unwrap()
 }
 
 #[tokio::test]
@@ -277,20 +291,22 @@ async fn replies_that_were_collected_survive_until_they_are_committed() {
     let outcomes = ask(&teacher, &changed).await;
     assert!(all_answered(&outcomes, &changed), "{outcomes:?}");
 
-    teacher.finished();
+    teacher.finished(&HashSet::new()).await;
     assert_eq!(num_files(folder.path()), 0);
 }
 
+/// What a proxy or a connection that breaks makes of a file.
+const SPOILED: [fn(String) -> String; 4] = [
+    |_| "<html>Welcome</html>".to_owned(),
+    |file| file[..file.len() - 5].to_owned(),
+    |_| r#"{"error": {"message": "no upstream", "code": 502}}"#.to_owned(),
+    |file| file[..=file.find('\n').unwrap()].to_owned(),
+];
+
 #[tokio::test]
 async fn results_that_do_not_come_whole_are_fetched_again_and_not_paid_for_again() {
-    let spoiled: [fn(String) -> String; 3] = [
-        |_| "<html>Welcome</html>".to_owned(),
-        |file| file[..file.len() - 5].to_owned(),
-        |_| r#"{"error": {"message": "no upstream", "code": 502}}"#.to_owned(),
-    ];
-    for spoil in spoiled {
+    for spoil in SPOILED {
         let server = Server::start(Faults {
-            // Both files are fetched; the list is taken from its end.
             spoiled_answers: vec![spoil],
             ..Faults::default()
         })
@@ -303,6 +319,228 @@ async fn results_that_do_not_come_whole_are_fetched_again_and_not_paid_for_again
         assert_eq!(classes, [Some(Transient); 3]);
         assert!(all_answered(&ask(&teacher, &requests).await, &requests));
         assert_eq!(server.num_batches(), 1);
+    }
+}
+
+#[tokio::test]
+async fn of_two_files_only_the_one_that_broke_is_fetched_again() {
+    for spoil in SPOILED {
+        let server = Server::start(Faults {
+            spoiled_errors: vec![spoil],
+            ..Faults::default()
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let teacher = open(&server, folder.path());
+        let requests = requests(&["one", "bad", "long"]);
+        assert_eq!(class(&ask(&teacher, &requests).await[0]), Some(Transient));
+        let outcomes = ask(&teacher, &requests).await;
+        let classes: Vec<_> = outcomes.iter().map(class).collect();
+        assert_eq!(classes, [None, Some(Deterministic), Some(Deterministic)]);
+        assert_eq!(server.with(|inner| inner.num_fetched), [1, 2]);
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+/// As an earlier version left it that was killed, or failed, before the batch was collected.
+#[tokio::test]
+async fn a_broken_file_of_results_that_lies_in_its_place_is_fetched_again() {
+    for spoil in SPOILED {
+        let server = Server::start(Faults {
+            failed_contents: 1,
+            ..Faults::default()
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let requests = requests(&["one", "three", "bad"]);
+        let outcomes = ask(&open(&server, folder.path()), &requests).await;
+        assert_eq!(class(&outcomes[0]), Some(Transient));
+        let whole = server.with(|inner| inner.file(0, true));
+        let path = record_of(folder.path()).with_extension("output.jsonl");
+        std::fs::write(&path, spoil(whole.clone())).unwrap();
+        let outcomes = ask(&open(&server, folder.path()), &requests).await;
+        assert!(all_answered(&outcomes[..2], &requests), "{outcomes:?}");
+        assert_eq!(class(&outcomes[2]), Some(Deterministic));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_counts_nothing_is_taken_at_its_files() {
+    let server = Server::start(Faults {
+        counts: false,
+        ..Faults::default()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let requests = requests(&["one", "missing", "bad"]);
+    let outcomes = ask(&open(&server, folder.path()), &requests).await;
+    let classes: Vec<_> = outcomes.iter().map(class).collect();
+    assert_eq!(classes, [None, Some(Transient), Some(Deterministic)]);
+}
+
+/// The teacher behind a budget of so many requests, kept in the folder.
+fn gated(teacher: Batched, folder: &Path, num_requests: u64) -> (Gate<Batched>, Arc<Budget>) {
+    let limits = BudgetConfig {
+        requests: Some(num_requests),
+        ..BudgetConfig::default()
+    };
+    let budget = Arc::new(Budget::open(&limits, folder, None).unwrap());
+    let watch = Watch {
+        budget: Arc::clone(&budget),
+        ..Watch::default()
+    };
+    let price = PriceConfig::default();
+    (Gate::new(teacher, 4, price, watch, Stop::default()), budget)
+}
+
+#[tokio::test]
+async fn a_budget_counts_a_batch_once_however_often_its_results_are_fetched() {
+    let requests = requests(&["one", "three", "seventeen"]);
+    for is_restarted in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(Faults {
+            spoiled_answers: SPOILED.to_vec(),
+            ..Faults::default()
+        })
+        .await;
+        let (mut teacher, mut budget) = gated(open(&server, folder.path()), folder.path(), 3);
+        let most = teacher.most(&requests);
+        for _ in SPOILED {
+            let replies = teacher.query(&requests, &NotKept).await.unwrap().replies;
+            assert_eq!(class(&replies[0]), Some(Transient), "{replies:?}");
+            let spent = budget.spent();
+            assert_eq!((spent.requests, spent.tokens), (3, most.tokens_in));
+            if is_restarted {
+                drop(teacher);
+                (teacher, budget) = gated(open(&server, folder.path()), folder.path(), 3);
+            }
+        }
+        let replies = teacher.query(&requests, &NotKept).await.unwrap().replies;
+        assert!(all_answered(&replies, &requests), "{replies:?}");
+        assert_eq!(budget.spent().requests, 3);
+
+        // Once more they are new questions, which the budget does not reach for; after a restart they are answered.
+        if is_restarted {
+            drop(teacher);
+            (teacher, budget) = gated(open(&server, folder.path()), folder.path(), 3);
+            let replies = teacher.query(&requests, &NotKept).await.unwrap().replies;
+            assert!(all_answered(&replies, &requests), "{replies:?}");
+            assert_eq!(budget.spent().requests, 3);
+        }
+        let refused = teacher.query(&requests, &NotKept).await.unwrap_err();
+        assert_eq!(refused.class, ErrorClass::Budget);
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_budget_counts_rows_at_their_most_however_a_call_about_their_batch_fails() {
+    let requests = requests(&["one", "three", "seventeen"]);
+    let faults: [fn(&mut Faults); 3] = [
+        |faults| faults.refuse_creation = Some(503),
+        |faults| faults.failed_looks = 1000,
+        |faults| faults.failed_contents = 1,
+    ];
+    let cases = faults.map(|fault| [(fault, false), (fault, true)]);
+    for (fault, is_restarted) in cases.into_iter().flatten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut faults = Faults::default();
+        fault(&mut faults);
+        let server = Server::start(faults).await;
+        let (mut teacher, mut budget) = gated(open(&server, folder.path()), folder.path(), 3);
+        let most = teacher.most(&requests).tokens_in;
+        let replies = teacher.query(&requests, &NotKept).await.unwrap().replies;
+        assert!(replies[0].is_err(), "{replies:?}");
+        assert_eq!((budget.spent().requests, budget.spent().tokens), (3, most));
+
+        if is_restarted {
+            drop(teacher);
+            (teacher, budget) = gated(open(&server, folder.path()), folder.path(), 3);
+        }
+        server.with(|inner| inner.faults = Faults::default());
+        let replies = teacher.query(&requests, &NotKept).await.unwrap().replies;
+        assert!(all_answered(&replies, &requests), "{replies:?}");
+        assert_eq!((budget.spent().requests, budget.spent().tokens), (3, most));
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_budget_counts_what_the_server_counted_and_no_batch_that_it_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        refuse_creation: Some(429),
+        ..Faults::default()
+    })
+    .await;
+    let requests = requests(&["one", "bad", "seventeen"]);
+    let (teacher, budget) = gated(open(&server, folder.path()), folder.path(), 3);
+    for _ in 0..2 {
+        teacher.query(&requests, &NotKept).await.unwrap();
+        assert_eq!(budget.spent().requests, 0);
+    }
+    server.with(|inner| inner.faults.refuse_creation = None);
+    teacher.query(&requests, &NotKept).await.unwrap();
+    // Seven tokens for each answer, none for the refusal.
+    let spent = budget.spent();
+    assert_eq!((spent.requests, spent.tokens), (3, 14));
+
+    // A batch that was taken, and refused for its file.
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        end: "failed",
+        ..Faults::default()
+    })
+    .await;
+    let (teacher, budget) = gated(open(&server, folder.path()), folder.path(), 3);
+    let replies = teacher.query(&requests, &NotKept).await.unwrap().replies;
+    assert_eq!(class(&replies[0]), Some(Deterministic), "{replies:?}");
+    let spent = budget.spent();
+    assert_eq!((spent.requests, spent.tokens), (3, 0));
+}
+
+#[tokio::test]
+async fn a_batch_that_nobody_asks_for_any_more_is_given_up() {
+    for (cancels, ends) in [(true, false), (false, false), (false, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(Faults {
+            states: vec!["in_progress"; 1000],
+            cancels,
+            ..Faults::default()
+        })
+        .await;
+        let stop = Stop::default();
+        let teacher = open_with(&server, folder.path(), "direct_below = 0", &stop);
+        let asked = requests(&["a", "b"]);
+        let stopping = async {
+            while server.with(|inner| inner.num_looks()) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            stop.request();
+        };
+        futures::join!(ask(&teacher, &asked), stopping);
+        drop(teacher);
+        if ends {
+            server.with(|inner| inner.faults.states.clear());
+        }
+        // The next run finds nothing to ask; what failed can be asked for again.
+        let failed = HashSet::from([(asked[0].id, 0)]);
+        open(&server, folder.path()).finished(&failed).await;
+        assert_eq!(num_files(folder.path()), 2);
+        assert_eq!(server.with(|inner| inner.num_cancelled()), 0);
+        open(&server, folder.path()).finished(&HashSet::new()).await;
+        assert_eq!(
+            server.with(|inner| inner.num_cancelled()),
+            usize::from(cancels)
+        );
+        assert_eq!(num_files(folder.path()) == 0, cancels || ends);
+        if !cancels && !ends {
+            server.with(|inner| inner.faults.states.clear());
+            open(&server, folder.path()).finished(&HashSet::new()).await;
+            assert_eq!(num_files(folder.path()), 0);
+        }
     }
 }
 
@@ -616,20 +854,7 @@ async fn a_record_that_cannot_be_read_submits_nothing() {
     let server = Server::start(Faults::default()).await;
     let asked = requests(&["a"]);
     ask(&open(&server, folder.path()), &asked).await;
-    let of_teacher = std::fs::read_dir(folder.path().join("batches"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap();
-    for file in std::fs::read_dir(of_teacher.path()).unwrap() {
-        let path = file.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            std::fs::write(path, b"{\"version\": 1, \"na").unwrap();
-        }
-    }
+    std::fs::write(record_of(folder.path()), b"{\"version\": 1, \"na").unwrap();
     let error = ask(&open(&server, folder.path()), &asked)
         .await
         .remove(0)

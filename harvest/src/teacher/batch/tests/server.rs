@@ -26,8 +26,16 @@ pub(super) struct Faults {
     pub(super) hidden_creations: usize,
     /// What becomes of the next files of answers that are fetched.
     pub(super) spoiled_answers: Vec<fn(String) -> String>,
+    /// The same of files of errors.
+    pub(super) spoiled_errors: Vec<fn(String) -> String>,
+    /// Whether the state of a batch says how many rows of it have an answer or an error.
+    pub(super) counts: bool,
+    /// Whether batches can be cancelled.
+    pub(super) cancels: bool,
     /// Looks at a batch to answer 500 to.
     pub(super) failed_looks: usize,
+    /// Files whose content is asked for to answer 500 to.
+    pub(super) failed_contents: usize,
     /// Status of every answer to `POST /batches`, where it is refused.
     pub(super) refuse_creation: Option<u16>,
     /// Whether batches can be listed.
@@ -44,7 +52,11 @@ impl Default for Faults {
             problems: json!([]),
             hidden_creations: 0,
             spoiled_answers: Vec::new(),
+            spoiled_errors: Vec::new(),
+            counts: true,
+            cancels: true,
             failed_looks: 0,
+            failed_contents: 0,
             refuse_creation: None,
             lists: true,
             silent_at: None,
@@ -58,6 +70,7 @@ struct Remote {
     file: String,
     metadata: Value,
     num_looks: usize,
+    is_cancelled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +80,8 @@ pub(super) struct Inner {
     batches: Vec<Remote>,
     num_events: usize,
     pub(super) num_direct: usize,
+    /// How often files of answers and files of errors were fetched.
+    pub(super) num_fetched: [usize; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +108,7 @@ impl Server {
             .route("/v1/files/{id}/content", get(content))
             .route("/v1/batches", post(create).get(list))
             .route("/v1/batches/{id}", get(look))
+            .route("/v1/batches/{id}/cancel", post(cancel))
             .route("/v1/embeddings", post(embeddings))
             .layer(middleware::from_fn_with_state(server.clone(), silenced))
             .with_state(server.clone());
@@ -198,6 +214,7 @@ async fn create(State(server): Shared, body: Bytes) -> Response {
             file,
             metadata,
             num_looks: 0,
+            is_cancelled: false,
         });
         if inner.faults.hidden_creations > 0 {
             inner.faults.hidden_creations -= 1;
@@ -215,14 +232,48 @@ impl Inner {
         self.batches.iter().map(|batch| batch.num_looks).sum()
     }
 
+    pub(super) fn num_cancelled(&self) -> usize {
+        let batches = self.batches.iter();
+        batches.filter(|batch| batch.is_cancelled).count()
+    }
+
+    /// The lines of a file in reverse order; what a row gets is in its text.
+    pub(super) fn file(&self, number: usize, is_output: bool) -> String {
+        let requests = &self.files[&self.batches[number].file];
+        let lines = requests.lines().rev().flat_map(|line| {
+            let request: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(
+                (&request["method"], &request["url"]),
+                (&json!("POST"), &json!("/v1/embeddings"))
+            );
+            answers(&request, is_output)
+        });
+        lines.map(|line| line + "\n").collect()
+    }
+
+    /// Rows that have a line in a file.
+    fn num_rows(&self, number: usize, is_output: bool) -> usize {
+        let file = self.file(number, is_output);
+        let lines = file
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ids: std::collections::HashSet<String> =
+            lines.map(|line| line["custom_id"].to_string()).collect();
+        ids.len()
+    }
+
     fn describe(&self, number: usize) -> Value {
         let batch = &self.batches[number];
         let state = self.faults.states.get(batch.num_looks);
         let status = state.copied().unwrap_or(self.faults.end);
+        let counts = state.is_none() && status != "failed" && self.faults.counts;
+        let count = |is_output| counts.then(|| self.num_rows(number, is_output));
         let mut described = json!({
             "id": batch.id, "status": status, "input_file_id": batch.file, "metadata": batch.metadata,
             "output_file_id": null, "error_file_id": null, "errors": null,
-            "request_counts": {"total": 3, "completed": batch.num_looks, "failed": 0},
+            "request_counts": {
+                "total": 3, "completed": count(true).unwrap_or(0), "failed": count(false).unwrap_or(0),
+            },
         });
         if state.is_none() && status == "failed" {
             described["errors"] = json!({"data": self.faults.problems});
@@ -275,24 +326,38 @@ async fn look(State(server): Shared, Path(id): Path<String>) -> Response {
     })
 }
 
-/// The lines of a file in reverse order; what a row gets is in its text.
-async fn content(State(server): Shared, Path(id): Path<String>) -> String {
+async fn cancel(State(server): Shared, Path(id): Path<String>) -> Response {
+    server.with(|inner| {
+        let found = inner.batches.iter().position(|batch| batch.id == id);
+        match found.filter(|_| inner.faults.cancels) {
+            None => StatusCode::NOT_FOUND.into_response(),
+            Some(number) => {
+                inner.batches[number].is_cancelled = true;
+                inner.describe(number).to_string().into_response()
+            }
+        }
+    })
+}
+
+async fn content(State(server): Shared, Path(id): Path<String>) -> Response {
     let (kind, number) = id.split_once('-').unwrap();
     let number: usize = number.parse().unwrap();
     server.with(|inner| {
-        let requests = &inner.files[&inner.batches[number].file];
-        let lines = requests.lines().rev().flat_map(|line| {
-            let request: Value = serde_json::from_str(line).unwrap();
-            assert_eq!(
-                (&request["method"], &request["url"]),
-                (&json!("POST"), &json!("/v1/embeddings"))
-            );
-            answers(&request, kind == "out")
-        });
-        let file: String = lines.map(|line| line + "\n").collect();
-        match inner.faults.spoiled_answers.pop() {
-            Some(spoil) if kind == "out" => spoil(file),
-            _ => file,
+        if inner.faults.failed_contents > 0 {
+            inner.faults.failed_contents -= 1;
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        let is_output = kind == "out";
+        inner.num_fetched[usize::from(!is_output)] += 1;
+        let file = inner.file(number, is_output);
+        let spoiled = if is_output {
+            &mut inner.faults.spoiled_answers
+        } else {
+            &mut inner.faults.spoiled_errors
+        };
+        match spoiled.pop() {
+            Some(spoil) => spoil(file).into_response(),
+            None => file.into_response(),
         }
     })
 }
