@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 TOLERANCE = 1e-5
 
@@ -23,24 +23,36 @@ def main():
     ids = {key: torch.tensor(batch[ours]).reshape(shape)
            for key, ours in [("input_ids", "token_ids"), ("token_type_ids", "type_ids"),
                              ("attention_mask", "attention_mask")]}
-    expected = torch.tensor(json.loads((out / "logits.json").read_text())).reshape(shape[0], -1)
+    flat = torch.tensor(json.loads((out / "logits.json").read_text()))
 
-    base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=expected.shape[1])
-    plain = base.eval()(**ids).logits
+    causal = json.loads((out / "adapter" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    if causal:
+        del ids["token_type_ids"]
+        base = AutoModelForCausalLM.from_pretrained(model)
+    else:
+        base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=flat.numel() // shape[0])
+    # Logits under padding carry no meaning.
+    real = ids["attention_mask"].bool() if causal else slice(None)
+
+    @torch.no_grad()
+    def logits_of(network):
+        return network.eval()(**ids).logits[real]
+
+    expected = flat.reshape(*(shape if causal else shape[:1]), -1)[real]
+    plain = logits_of(base)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        adapted = PeftModel.from_pretrained(base, out / "adapter").eval()
+        adapted = PeftModel.from_pretrained(base, out / "adapter")
     missing = [str(warning.message) for warning in caught if "missing" in str(warning.message).lower()]
     assert not missing, missing
-    merged, report = AutoModelForSequenceClassification.from_pretrained(out / "merged", output_loading_info=True)
+    merged, report = type(base).from_pretrained(out / "merged", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"], report
     AutoTokenizer.from_pretrained(out / "adapter")
 
-    with torch.no_grad():
-        logits = {"peft": adapted(**ids).logits, "merged": merged.eval()(**ids).logits}
+    logits = {"peft": logits_of(adapted), "merged": logits_of(merged)}
     differences = {way: ((value - expected).abs().max() / expected.abs().max()).item() for way, value in logits.items()}
     moved = (plain - expected).abs().max().item()
-    print(json.dumps({"target_modules": name, "moved": moved, **differences}))
+    print(json.dumps({"model": Path(model).name, "target_modules": name, "moved": moved, **differences}))
     assert moved > 0.1 and all(difference < TOLERANCE for difference in differences.values())
 
 

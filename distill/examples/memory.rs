@@ -1,6 +1,7 @@
-//! What a training step of a student holds in memory, by calculation; with `measure`, one step on the CPU as well.
+//! What a training step of a student holds in memory, by calculation; with `measure`, the gradients of one step on a
+//! device as well, the CPU unless it is named.
 //!
-//! Usage: `memory CONFIG.json ROWS POSITIONS [OPTIONS] [measure]`
+//! Usage: `memory CONFIG.json ROWS POSITIONS [OPTIONS] [measure [DEVICE]]`
 //!
 //! `OPTIONS` is TOML: `precision`, `optimizer_state`, `activation_checkpointing` and a table `lora`, as in a run's
 //! configuration. Weights, gradients and moments are counted from the parameters' shapes; activations by the formulas
@@ -13,10 +14,10 @@ use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
 
-use burn::module::{ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor};
-use distill::device::Precision;
+use burn::tensor::{Device, FloatDType, Int, Tensor};
+use distill::device::{DeviceChoice, Precision};
 use distill::student::checkpointing::{self, Segment, SegmentDraws};
 use distill::student::{Backbone, BackboneConfig, LoraConfig, TokenBatch};
 use serde::Deserialize;
@@ -141,31 +142,46 @@ fn layer_activations(
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let is_measured = arguments.last().is_some_and(|last| last == "measure");
-    arguments.truncate(arguments.len() - usize::from(is_measured));
+    let usage = "usage: memory CONFIG.json ROWS POSITIONS [OPTIONS] [measure [DEVICE]]";
+    let measured = arguments.iter().position(|word| word == "measure");
+    let measured = match measured.map(|place| arguments.split_off(place)).as_deref() {
+        None => None,
+        Some([_]) => Some(DeviceChoice::Cpu),
+        Some([_, device]) => Some(device.parse::<DeviceChoice>()?),
+        Some(_) => return Err(usage.into()),
+    };
     let (path, rows, positions, options) = match arguments.as_slice() {
         [path, rows, positions] => (path, rows, positions, ""),
         [path, rows, positions, options] => (path, rows, positions, options.as_str()),
-        _ => return Err("usage: memory CONFIG.json ROWS POSITIONS [OPTIONS] [measure]".into()),
+        _ => return Err(usage.into()),
     };
     let (rows, positions): (usize, usize) = (rows.parse()?, positions.parse()?);
     let options: Options = toml::from_str(options)?;
     let config = BackboneConfig::from_file(Path::new(path))?;
-    let device = Device::flex().autodiff();
-    let backbone = Backbone::uninitialised(config, &device).with_precision(options.precision);
-    let backbone = match &options.lora {
-        Some(lora) => backbone.with_lora(lora, &[], &device)?,
-        None => backbone,
+    let build = |device: &Device| -> Result<Backbone, Box<dyn Error>> {
+        let config = config.clone();
+        let backbone = Backbone::uninitialised(config, device).with_precision(options.precision);
+        Ok(match &options.lora {
+            Some(lora) => backbone.with_lora(lora, &[], device)?,
+            None => backbone,
+        })
     };
+    let backbone = build(&Device::flex().autodiff())?;
     let mut counter = Counter {
         backbone: Some(&backbone),
         ..Counter::default()
     };
-    burn::module::Module::visit(&backbone, &mut counter);
+    backbone.visit(&mut counter);
     let config: Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
     print_table(&counter, &config, &options, rows as f64, positions as f64)?;
-    if is_measured {
-        measure(&backbone, &options, rows, positions)?;
+    if let Some(choice) = measured {
+        let device = choice.open()?.autodiff();
+        let backbone = build(&device)?.map(&mut Stored(&options));
+        let [before, after] = measure(&backbone, &options, rows, positions, &device)?;
+        writeln!(
+            std::io::stdout(),
+            "measured on {choice}: {before:.0} MB at a step of 2 tokens, {after:.0} MB at this one"
+        )?;
     }
     Ok(())
 }
@@ -228,26 +244,48 @@ impl SegmentDraws for Draws {
     }
 }
 
-/// Most memory that this process has held, in MB; only Linux tells.
-fn peak() -> Option<f64> {
+/// Draws a backbone's weights, frozen ones as they are stored when they come from a checkpoint.
+struct Stored<'a>(&'a Options);
+
+impl ModuleMapper for Stored<'_> {
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let is_frozen = !parameter.is_require_grad();
+        match self.0.precision {
+            Precision::Bf16 if is_frozen && D == 2 => {
+                parameter.map(|tensor| tensor.cast(FloatDType::BF16))
+            }
+            Precision::Bf16 | Precision::F32 => parameter,
+        }
+    }
+}
+
+/// Most memory that a GPU's allocator, or on the CPU this process, has held, in MB; on the CPU only Linux tells.
+fn peak(device: &Device) -> Option<f64> {
+    if let Some(usage) = device.memory_pool_usage() {
+        return Some(usage.bytes_reserved as f64 / 1e6);
+    }
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1024.0 / 1e6)
 }
 
-/// The gradients of one step on the CPU, from weights that are drawn: the peak less what the weights took before.
+/// The gradients of one step from weights that are drawn: the peak after it, and the peak before.
 fn measure(
     backbone: &Backbone,
     options: &Options,
     rows: usize,
     positions: usize,
-) -> Result<(), Box<dyn Error>> {
-    let device = Device::flex().autodiff();
+    device: &Device,
+) -> Result<[f64; 2], Box<dyn Error>> {
+    let peak = || -> Result<f64, Box<dyn Error>> {
+        device.sync()?;
+        Ok(peak(device).ok_or("this system does not tell a process's memory")?)
+    };
     let tokens = TokenBatch {
-        token_ids_bs: Tensor::<2, Int>::full([rows, positions], 5, &device),
-        type_ids_bs: Tensor::zeros([rows, positions], &device),
-        attention_mask_bs: Tensor::ones([rows, positions], &device),
+        token_ids_bs: Tensor::<2, Int>::full([rows, positions], 5, device),
+        type_ids_bs: Tensor::zeros([rows, positions], device),
+        attention_mask_bs: Tensor::ones([rows, positions], device),
     };
     // The first step of one row draws the weights and warms up.
     let step = |tokens: &TokenBatch| {
@@ -272,13 +310,9 @@ fn measure(
             .narrow(1, 0, 2),
     };
     drop(step(&small));
-    let before = peak().ok_or("this system does not tell a process's memory")?;
-    let gradients = step(&tokens);
-    let after = peak().ok_or("this system does not tell a process's memory")?;
-    writeln!(
-        std::io::stdout(),
-        "measured on the CPU: {before:.0} MB at a step of 2 tokens, {after:.0} MB at this one, {} gradients",
-        gradients.len()
-    )?;
-    Ok(())
+    // What drawing the weights took passes.
+    device.memory_cleanup();
+    let before = peak()?;
+    drop(step(&tokens));
+    Ok([before, peak()?])
 }

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use schemas::dataset::SkipBadRows;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::StoredCheckpoint;
 use crate::cmd;
 use crate::config::Config;
 use crate::error::{Error, Status};
+use crate::inference::Inference;
 use crate::model::Student;
-use crate::setup::Inference;
 
 /// Trains text-only student language models from a teacher cache.
 #[derive(Debug, Parser)]
@@ -76,7 +76,10 @@ impl StudentArguments {
     ///
     /// # Errors
     /// The configuration or the device cannot be opened, or the run's folder holds no such student.
-    pub fn open(&self, run: &RunArguments) -> Result<(Inference, Student, Checkpoint), Error> {
+    pub fn open(
+        &self,
+        run: &RunArguments,
+    ) -> Result<(Inference, Student, StoredCheckpoint), Error> {
         let config = Config::read(&run.config)?;
         let folder = self.folder.clone().unwrap_or_else(|| config.output());
         let inference = Inference::open(config, run.device)?;

@@ -43,6 +43,14 @@ pub enum Error {
     /// The file of expected losses cannot be used.
     #[error(transparent)]
     Golden(#[from] GoldenError),
+    /// A file of expected values cannot be used.
+    #[error("`{}` holds no expected values: {problem}", path.display())]
+    Fixture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -77,7 +85,9 @@ pub enum Error {
         status: std::process::ExitStatus,
     },
     /// A device that does not compute what the CPU does.
-    #[error("{count} quantities differ between {device} and the CPU by more than {tolerance}")]
+    #[error(
+        "{count} quantities are not on {device} what they should be; f32 is allowed {tolerance}"
+    )]
     DeviceDiffers {
         /// The device.
         device: String,
@@ -130,6 +140,7 @@ impl Error {
             Self::FailedRun { .. } => {
                 Some("its message is above; the same command, without --restart, goes on with the runs that are left".to_owned())
             }
+            Self::Fixture { .. } => Some("use tests/fixtures of this version".to_owned()),
             Self::DeviceDiffers { .. } => Some("check driver and NVRTC versions; do not trust results of this device".to_owned()),
         }
     }

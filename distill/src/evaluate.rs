@@ -59,6 +59,7 @@ pub enum Answer {
 /// Answers of a student that reads, for all rows in their order. Rows are batched by length, so that little is padded.
 ///
 /// `student` is in evaluation mode, see [`Module::valid`](burn::module::Module::valid).
+#[expect(clippy::disallowed_methods, reason = "the answers of a batch")]
 pub fn answers(
     student: &Student,
     encodings: &[Encoding],

@@ -156,7 +156,7 @@ pub struct Answering<'a> {
     pub prompts: &'a PromptEncoder,
     /// How.
     pub config: GenerationConfig,
-    /// Tokens are drawn from it.
+    /// The run's; tokens are drawn from it.
     pub randomness: Randomness,
     /// Without autodiff.
     pub device: &'a Device,

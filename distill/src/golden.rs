@@ -15,9 +15,9 @@ use crate::objective::{
 /// One compared quantity of one case.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// Preset, manifold term, task, weights and shape of the case.
+    /// What it belongs to: of a loss preset, manifold term, task, weights and shape.
     pub case: String,
-    /// A term, `aligner_loss`, `total`, or `gradient o_s`, `gradient a_s`, `gradient p_s`.
+    /// What is compared: of a loss a term, `aligner_loss`, `total`, or `gradient o_s`, `gradient a_s`, `gradient p_s`.
     pub quantity: String,
     /// Largest magnitude among the expected entries.
     pub magnitude: f64,
@@ -25,7 +25,48 @@ pub struct Comparison {
     pub difference: f64,
 }
 
+/// The values of a tensor that is compared.
+#[expect(clippy::disallowed_methods, reason = "a comparison reads")]
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor
+        .into_data()
+        .try_to_vec()
+        .expect("what is compared is f32")
+}
+
 impl Comparison {
+    /// Compares entry by entry; other numbers of entries differ by NaN.
+    pub fn new<E: Copy + Into<f64>>(
+        case: &str,
+        quantity: &str,
+        actual: &[f32],
+        expected: &[E],
+    ) -> Self {
+        let mut difference = if actual.len() == expected.len() {
+            0.0
+        } else {
+            f64::NAN
+        };
+        let mut magnitude: f64 = 0.0;
+        for (&actual, &expected) in actual.iter().zip(expected) {
+            let expected: f64 = expected.into();
+            let distance = (f64::from(actual) - expected).abs();
+            // `max` would drop a NaN.
+            difference = if distance.is_nan() || difference.is_nan() {
+                f64::NAN
+            } else {
+                f64::max(difference, distance)
+            };
+            magnitude = magnitude.max(expected.abs());
+        }
+        Self {
+            case: case.to_owned(),
+            quantity: quantity.to_owned(),
+            magnitude,
+            difference,
+        }
+    }
+
     /// The largest difference relative to the largest expected magnitude of the tensor: small entries of a gradient are
     /// sums of large ones that cancel, and carry the rounding of those. A single number is compared with itself.
     /// Where everything expected is zero, 0 if that was met exactly and infinite otherwise.
@@ -229,7 +270,7 @@ impl Case {
 
         let case = self.name();
         let row = |quantity: &str, actual: Tensor<1>, expected: &[f64]| {
-            comparison(&case, quantity, actual, expected)
+            Comparison::new(&case, quantity, &values(actual), expected)
         };
         let mut rows = Vec::new();
         for (term, expected) in &self.terms {
@@ -283,35 +324,6 @@ fn unweighted(
         }
         MANIFOLD => objective.manifold(aligner.projection_bk.clone(), projection_bk.clone()),
         _ => Tensor::from_floats([f32::NAN], &main_bc.device()),
-    }
-}
-
-fn comparison(case: &str, quantity: &str, actual: Tensor<1>, expected: &[f64]) -> Comparison {
-    let actual: Vec<f32> = actual
-        .into_data()
-        .try_to_vec()
-        .expect("losses are f32 tensors");
-    let mut difference = if actual.len() == expected.len() {
-        0.0
-    } else {
-        f64::NAN
-    };
-    let mut magnitude: f64 = 0.0;
-    for (&actual, &expected) in actual.iter().zip(expected) {
-        let distance = (f64::from(actual) - expected).abs();
-        // `max` would drop a NaN.
-        difference = if distance.is_nan() || difference.is_nan() {
-            f64::NAN
-        } else {
-            f64::max(difference, distance)
-        };
-        magnitude = magnitude.max(expected.abs());
-    }
-    Comparison {
-        case: case.to_owned(),
-        quantity: quantity.to_owned(),
-        magnitude,
-        difference,
     }
 }
 

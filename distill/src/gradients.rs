@@ -2,8 +2,6 @@
 //!
 //! Shape suffixes: `b` batch rows, `f` feature width, `t` the loss and its terms.
 
-use std::sync::{Mutex, PoisonError};
-
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -11,15 +9,12 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use crate::aligner::Aligner;
 use crate::checkpoint::Position;
 use crate::data::Shard;
+use crate::generator::{self, Others};
 use crate::model::Student;
 use crate::objective::{AlignerOutputs, Guidance, LossTerms, Objective, StudentOutputs};
 use crate::random::{Purpose, Randomness};
 use crate::schedule::Trained;
 use crate::student::checkpointing::{Segment, SegmentDraws};
-
-/// burn has one generator in a process, whatever the number of devices: whoever draws from it seeds it first and holds
-/// this until everything is drawn.
-static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// What a run learns with, apart from its teacher.
 #[derive(Clone, Debug)]
@@ -244,16 +239,12 @@ impl Computation<'_> {
 
     /// A forward pass with dropout of its own, whatever other devices do meanwhile.
     fn drawing<T>(&self, seed: u64, forward: impl FnOnce() -> T) -> T {
-        let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-        self.device.seed(seed);
-        let result = forward();
-        if self.lessons.num_devices > 1 {
-            // Operations that wait to be fused draw when they are launched.
-            self.device
-                .flush()
-                .expect("the device takes what is launched");
-        }
-        result
+        let others = if self.lessons.num_devices > 1 {
+            Others::Draw
+        } else {
+            Others::None
+        };
+        generator::drawing(self.device, seed, others, forward)
     }
 
     fn guidance<'t>(&self, taught: Option<&'t AlignerOutputs>) -> Guidance<'t> {

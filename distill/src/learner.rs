@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::aligner::Aligner;
-use crate::checkpoint::Position;
+use crate::checkpoint::{Position, StoredCheckpoint};
 use crate::config::TrainingConfig;
 use crate::data::Step;
 use crate::error::Error;
@@ -184,12 +184,6 @@ impl Learner {
             self.student = Some(student);
             outcome.student = Some(measured);
         }
-        if !self.workers.is_empty() {
-            // Moments may be rounded at random: they draw before the other devices seed the one generator.
-            self.device
-                .flush()
-                .expect("the device takes what is launched");
-        }
         outcome
     }
 
@@ -254,38 +248,31 @@ impl Learner {
         Ok(files)
     }
 
-    /// Takes over the tensors of a checkpoint.
+    /// Takes over the tensors of a checkpoint, one file after the other.
     ///
     /// # Errors
-    /// They are not those of this run.
-    pub fn restore(&mut self, files: &BTreeMap<String, Vec<u8>>) -> Result<(), Error> {
+    /// They are damaged, or not those of this run.
+    pub fn restore(&mut self, checkpoint: &StoredCheckpoint) -> Result<(), Error> {
         let device = self.device.clone().inner();
         let student = self.student.take().expect("the student is there");
-        self.student = Some(restore_student(student, files)?);
+        self.student = Some(restore_student(student, checkpoint)?);
         self.optimizer
-            .load_safetensors(file(files, STUDENT_OPTIMIZER_FILE), &device)?;
+            .load_safetensors(&checkpoint.file(STUDENT_OPTIMIZER_FILE)?, &device)?;
         if let Some(teacher) = &mut self.teacher {
-            teacher.aligner = load_safetensors(teacher.aligner.clone(), file(files, ALIGNER_FILE))?;
+            let aligner = checkpoint.file(ALIGNER_FILE)?;
+            teacher.aligner = load_safetensors(teacher.aligner.clone(), &aligner)?;
             teacher
                 .optimizer
-                .load_safetensors(file(files, ALIGNER_OPTIMIZER_FILE), &device)?;
+                .load_safetensors(&checkpoint.file(ALIGNER_OPTIMIZER_FILE)?, &device)?;
         }
         Ok(())
     }
 }
 
-/// The student of a checkpoint.
+/// The student of a checkpoint; no other file of it is read.
 ///
 /// # Errors
-/// It was trained under another configuration.
-pub fn restore_student(
-    student: Student,
-    files: &BTreeMap<String, Vec<u8>>,
-) -> Result<Student, Error> {
-    Ok(student.load_safetensors(file(files, STUDENT_FILE))?)
-}
-
-/// An absent file reads as empty, which the format refuses.
-fn file<'a>(files: &'a BTreeMap<String, Vec<u8>>, name: &str) -> &'a [u8] {
-    files.get(name).map_or(&[], Vec::as_slice)
+/// It is damaged, or was trained under another configuration.
+pub fn restore_student(student: Student, checkpoint: &StoredCheckpoint) -> Result<Student, Error> {
+    Ok(student.load_safetensors(&checkpoint.file(STUDENT_FILE)?)?)
 }

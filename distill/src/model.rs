@@ -41,6 +41,7 @@ impl Student {
     ///
     /// # Errors
     /// The directory cannot be read, or backbone and tokenizer do not fit.
+    #[expect(clippy::disallowed_methods, reason = "once a run")]
     pub fn new(
         config: &StudentConfig,
         base: &Path,
@@ -61,7 +62,7 @@ impl Student {
                 let dir = base.join(path);
                 let writes = heads.task.num_outputs().is_none();
                 let (backbone, head, report) = load(&dir, num_layers, storage, writes, device)?;
-                tracing::debug!("student: {report}");
+                tracing::info!("student `{}`: {report}", dir.display());
                 match &config.lora {
                     Some(lora) => {
                         if writes && !report.missing.is_empty() {

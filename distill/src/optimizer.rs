@@ -1,7 +1,8 @@
 //! AdamW over a whole module, with gradient clipping by global norm and a state that can be stored exactly.
 //!
 //! burn's own wrapper keeps states by parameter id, which is drawn anew in every process, and clips each tensor by itself.
-//! This one keeps them by the parameter's name and clips as PyTorch's `clip_grad_norm_` does. The update is burn's.
+//! This one keeps them by the parameter's name and clips as PyTorch's `clip_grad_norm_` does. The update is burn's, on the
+//! CPU in one pass.
 
 use std::collections::BTreeMap;
 use std::f32::consts::LN_2;
@@ -15,11 +16,12 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::device::Precision;
+use crate::generator::{self, Others};
+use crate::kernels;
+use crate::kernels::adamw;
 use crate::random::{Purpose, Randomness};
 use crate::student::weights::WeightsError;
 
-/// ε of PyTorch's AdamW; burn's default is another.
-const EPSILON: f32 = 1e-8;
 const FIRST: &str = ".moment_1";
 const SECOND: &str = ".moment_2";
 const TIME: &str = ".time";
@@ -40,6 +42,7 @@ struct Moments {
 /// half the memory. It is an approximation: every moment is rounded up or down at random, right on average.
 pub struct ModuleAdamW {
     update: AdamW,
+    weight_decay: f32,
     moments: BTreeMap<String, Moments>,
     /// Where the moments are stored in bf16: what their rounding is drawn from.
     rounding: Option<Randomness>,
@@ -57,11 +60,15 @@ impl std::fmt::Debug for ModuleAdamW {
 impl ModuleAdamW {
     /// An optimiser that has not seen a gradient yet.
     pub fn new(weight_decay: f64) -> Self {
+        let weight_decay = weight_decay as f32;
         let config = AdamWConfig::new()
-            .with_epsilon(EPSILON)
-            .with_weight_decay(weight_decay as f32);
+            .with_beta_1(adamw::BETAS[0])
+            .with_beta_2(adamw::BETAS[1])
+            .with_epsilon(adamw::EPSILON)
+            .with_weight_decay(weight_decay);
         Self {
             update: config.build(),
+            weight_decay,
             moments: BTreeMap::new(),
             rounding: None,
         }
@@ -85,32 +92,35 @@ impl ModuleAdamW {
     }
 
     /// Both moments of a parameter as they are stored.
-    fn stored(&self, name: &str, time: usize, [first, second]: [Tensor<1>; 2]) -> Moments {
-        let Some(randomness) = self.rounding else {
-            return Moments {
-                time,
-                first,
-                second,
-            };
+    fn stored(&self, time: usize, [first, second]: [Tensor<1>; 2]) -> Moments {
+        let stored = |moment| match self.rounding {
+            None => moment,
+            Some(_) => rounded(moment),
         };
-        let position = [&(time as u64).to_le_bytes(), name.as_bytes()].concat();
-        let seed = randomness.device_seed_at(Purpose::MomentRounding, &position);
-        first.device().seed(seed);
         Moments {
             time,
-            first: rounded(first),
-            second: rounded(second),
+            first: stored(first),
+            second: stored(second),
         }
     }
 
     /// Moves every parameter that has a gradient.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: GradientsParams) -> M {
-        module.map(&mut Updater {
+        let rounding = self.rounding.zip(module.devices().into_iter().next());
+        let last = self.moments.values().map(|moments| moments.time).max();
+        let mut updater = Updater {
             optimizer: self,
             rate,
             gradients,
             path: Vec::new(),
-        })
+        };
+        let Some((randomness, device)) = rounding else {
+            return module.map(&mut updater);
+        };
+        // One seed for all parameters, which draw in the order of the fields.
+        let number = last.unwrap_or(0) as u64;
+        let seed = randomness.device_seed(Purpose::MomentRounding, number);
+        generator::drawing(&device, seed, Others::Draw, || module.map(&mut updater))
     }
 
     /// The state as safetensors: `<parameter>.moment_1`, `.moment_2` (flat, f32 or bf16) and `.time` (i64). Equal states give
@@ -118,6 +128,7 @@ impl ModuleAdamW {
     ///
     /// # Errors
     /// [`WeightsError::Format`] where the format cannot hold them.
+    #[expect(clippy::disallowed_methods, reason = "a checkpoint")]
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
         let (_, dtype) = self.state_dtype();
         let mut stored: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
@@ -194,6 +205,51 @@ struct Updater<'a> {
     path: Vec<String>,
 }
 
+impl Updater<'_> {
+    fn move_parameter<const D: usize>(
+        &mut self,
+        name: String,
+        parameter: Tensor<D>,
+        gradient: Tensor<D>,
+    ) -> Tensor<D> {
+        let optimizer = &mut *self.optimizer;
+        let before = optimizer.moments.remove(&name).map(|moments| Moments {
+            first: moments.first.cast(FloatDType::F32),
+            second: moments.second.cast(FloatDType::F32),
+            ..moments
+        });
+        let (updated, time, moments) = if kernels::fits(&parameter) && kernels::fits(&gradient) {
+            let time = before.as_ref().map_or(0, |moments| moments.time) + 1;
+            let step = adamw::Step {
+                rate: self.rate,
+                weight_decay: optimizer.weight_decay,
+                time,
+            };
+            let before = before.map(|moments| [moments.first, moments.second]);
+            let (updated, moments) = step.apply(parameter, gradient, before);
+            (updated, time, moments)
+        } else {
+            let shape = parameter.shape();
+            let state = before.map(|moments| AdamWState {
+                momentum: AdaptiveMomentumState {
+                    time: moments.time,
+                    moment_1: moments.first.reshape(shape.clone()),
+                    moment_2: moments.second.reshape(shape),
+                    max_moment_2: None,
+                },
+            });
+            let (updated, state) = optimizer.update.step(self.rate, parameter, gradient, state);
+            let momentum = state.expect("AdamW keeps a state").momentum;
+            let flat = |moment: Tensor<D>| moment.reshape([-1]);
+            let moments = [flat(momentum.moment_1), flat(momentum.moment_2)];
+            (updated, momentum.time, moments)
+        };
+        let moments = optimizer.stored(time, moments);
+        optimizer.moments.insert(name, moments);
+        updated
+    }
+}
+
 impl ModuleMapper for Updater<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
@@ -208,30 +264,9 @@ impl ModuleMapper for Updater<'_> {
             return parameter;
         };
         let (id, tensor, mapper) = parameter.consume();
-        let shape = tensor.shape();
         let name = self.path.join(".");
-        let state = self
-            .optimizer
-            .moments
-            .remove(&name)
-            .map(|moments| AdamWState {
-                momentum: AdaptiveMomentumState {
-                    time: moments.time,
-                    moment_1: moments.first.cast(FloatDType::F32).reshape(shape.clone()),
-                    moment_2: moments.second.cast(FloatDType::F32).reshape(shape),
-                    max_moment_2: None,
-                },
-            });
         let requires_gradient = tensor.is_require_grad();
-        let (updated, state) =
-            self.optimizer
-                .update
-                .step(self.rate, tensor.inner(), gradient, state);
-        let momentum = state.expect("AdamW keeps a state").momentum;
-        let flat = |moment: Tensor<D>| moment.reshape([-1]);
-        let moments = [flat(momentum.moment_1), flat(momentum.moment_2)];
-        let moments = self.optimizer.stored(&name, momentum.time, moments);
-        self.optimizer.moments.insert(name, moments);
+        let updated = self.move_parameter(name, tensor.inner(), gradient);
         let mut updated = Tensor::from_inner(updated);
         if requires_gradient {
             updated = updated.require_grad();
@@ -293,8 +328,14 @@ struct SumOfSquares<'a> {
 impl ModuleVisitor for SumOfSquares<'_> {
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(parameter.id) {
-            let gradient = gradient.cast(FloatDType::F32);
-            self.squares.push(gradient.square().sum());
+            let square = if kernels::fits(&gradient) {
+                let device = gradient.device();
+                let square = adamw::sum_of_squares(gradient);
+                Tensor::from_data([square as f32], (&device, DType::F32))
+            } else {
+                gradient.cast(FloatDType::F32).square().sum()
+            };
+            self.squares.push(square);
         }
     }
 }
@@ -306,10 +347,19 @@ struct Scaler {
 }
 
 impl ModuleVisitor for Scaler {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "on the CPU alone, which has computed it already"
+    )]
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(parameter.id) {
-            let factor = self.factor.clone().cast(gradient.dtype()).reshape([1; D]);
-            self.scaled.register(parameter.id, gradient * factor);
+            let scaled = if kernels::fits(&gradient) {
+                adamw::scaled(gradient, self.factor.clone().into_scalar())
+            } else {
+                let factor = self.factor.clone().cast(gradient.dtype()).reshape([1; D]);
+                gradient * factor
+            };
+            self.scaled.register(parameter.id, scaled);
         }
     }
 }
@@ -467,6 +517,35 @@ mod tests {
             (f64::from(mean) / exact - 1.0).abs() < 0.01,
             "{mean} is not {exact}"
         );
+    }
+
+    #[test]
+    fn equal_parameters_are_rounded_apart() {
+        #[derive(Module, Debug)]
+        struct Twins {
+            one: Param<Tensor<1>>,
+            two: Param<Tensor<1>>,
+        }
+        let device = Device::flex().autodiff();
+        let zeros = || Param::from_tensor(Tensor::zeros([1024], &device));
+        let twins = Twins {
+            one: zeros(),
+            two: zeros(),
+        };
+        let mut gradients = GradientsParams::new();
+        for id in [twins.one.id, twins.two.id] {
+            let values = Tensor::<1>::full([1024], 0.3, &device.clone().inner());
+            gradients.register(id, values);
+        }
+        let mut optimizer = ModuleAdamW::new(0.0).with_state(Precision::Bf16, Randomness::new(3));
+        optimizer.step(0.1, twins, gradients);
+        let seconds: Vec<TensorData> = optimizer
+            .moments
+            .values()
+            .map(|moments| moments.second.to_data())
+            .collect();
+        assert_eq!(seconds.len(), 2);
+        assert_ne!(seconds[0], seconds[1]);
     }
 
     #[test]

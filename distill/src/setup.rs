@@ -3,189 +3,35 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module as _;
 use burn::tensor::Device;
 use schemas::dataset::SkipBadRows;
-use schemas::task::LabelKind;
-use schemas::{Manifest, Sha256Digest, Task};
+use schemas::{Manifest, Sha256Digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Checkpoint, Checkpoints, RunIdentity, Which, read_json, write_json};
+use crate::checkpoint::{Checkpoints, RunIdentity, StoredCheckpoint, Which, read_json, write_json};
 use crate::config::Config;
 use crate::data::{
-    Feed, JoinReport, Padding, PromptEncoder, RowEncoder, RowOrder, Rows, TrainingData,
-    check_manifest, join, read_corpus,
+    Feed, JoinReport, RowEncoder, RowOrder, TrainingData, check_manifest, join, read_corpus,
 };
-use crate::device::{DeviceChoice, Devices};
+use crate::device::Devices;
 use crate::error::Error;
-use crate::evaluate::{Answer, Scores, answers, metric_name, scores};
-use crate::generation::{Answering, open_prompts};
-use crate::heads::HeadsConfig;
-use crate::learner::{Learner, Lessons, TeacherSide, restore_student};
+use crate::evaluate::metric_name;
+use crate::generation::open_prompts;
+use crate::inference::{Inference, padding};
+use crate::learner::{Learner, Lessons, TeacherSide};
 use crate::learning_rate::LearningRate;
 use crate::model::{Student, open_pretrained, open_tokenizer};
-use crate::objective::{Objective, TaskKind};
+use crate::objective::Objective;
 use crate::progress::Progress;
 use crate::random::{Purpose, Randomness};
 use crate::run_log::{EVALUATIONS_FILE, STEPS_FILE};
 use crate::schedule::{Supervision, Trained, Variant, passes};
 use crate::stop::Stop;
-use crate::student::{PretrainedFiles, TextTokenizer};
 use crate::trainer::{Ending, Loop, Trainer};
 
 const RESULT_FILE: &str = "result.json";
 const LOCK_FILE: &str = "run.lock";
-/// Positions to which batches are padded on a GPU, which tunes kernels for every new shape.
-const GPU_PADDING: usize = 16;
-
-/// A task, a tokenizer and a device: enough to read a trained student.
-#[derive(Debug)]
-pub struct Inference {
-    /// The configuration.
-    pub config: Config,
-    /// What is predicted.
-    pub task: Task,
-    /// Texts to token ids.
-    pub tokenizer: TextTokenizer,
-    /// Without autodiff.
-    pub device: Device,
-    /// What the student starts from, where it is pretrained.
-    pub pretrained: Option<PretrainedFiles>,
-    /// Prompts to token ids, where the task is answered in text.
-    pub prompts: Option<PromptEncoder>,
-    padding: Padding,
-}
-
-impl Inference {
-    /// Opens the task's description, the tokenizer and the device.
-    ///
-    /// # Errors
-    /// One of them cannot be opened.
-    pub fn open(config: Config, device: DeviceChoice) -> Result<Self, Error> {
-        let task = config.run.dataset.open(config.base())?.task().clone();
-        let tokenizer = open_tokenizer(&config.run.student, config.base())?;
-        let pretrained = open_pretrained(&config.run.student, config.base())?;
-        let prompts = open_prompts(&config, &task, &tokenizer)?;
-        let padding = padding(device, tokenizer.max_length());
-        Ok(Self {
-            prompts,
-            task,
-            tokenizer,
-            pretrained,
-            device: device.open()?,
-            padding,
-            config,
-        })
-    }
-
-    /// What the labels are.
-    pub fn kind(&self) -> TaskKind {
-        TaskKind::from(self.task.label())
-    }
-
-    /// What shapes the student's heads.
-    pub fn heads(&self) -> HeadsConfig {
-        let run = &self.config.run;
-        run.aligner.resolve(run.objective.preset(), self.kind())
-    }
-
-    /// The identity of a run under this configuration.
-    fn identity(&self, variant: String, seed: u64, cache: String, data: String) -> RunIdentity {
-        RunIdentity {
-            variant,
-            seed,
-            cache,
-            data,
-            metric: metric_name(self.task.metric()).to_owned(),
-            classes: match self.task.label() {
-                LabelKind::Classes(names) => Some(names.clone()),
-                LabelKind::Number | LabelKind::Text | LabelKind::Choice(_) => None,
-            },
-            student: self
-                .pretrained
-                .as_ref()
-                .map(|files| files.digest.to_string()),
-            num_devices: 1,
-            config: self.config.identity(),
-        }
-    }
-
-    /// The student of a run folder, in evaluation mode, with the checkpoint's state.
-    ///
-    /// # Errors
-    /// There is no such checkpoint, or it is of another configuration.
-    pub fn student(&self, run_folder: &Path, which: Which) -> Result<(Student, Checkpoint), Error> {
-        let mut checkpoint = Checkpoints::of(run_folder).load(which)?;
-        let stored = &checkpoint.state.run;
-        let (cache, data) = (stored.cache.clone(), stored.data.clone());
-        self.identity(stored.variant.clone(), stored.seed, cache, data)
-            .check_same_student(stored, run_folder)?;
-        let randomness = Randomness::new(stored.seed);
-        let student = Student::new(
-            &self.config.run.student,
-            self.config.base(),
-            &self.tokenizer,
-            &self.heads(),
-            randomness,
-            &self.device,
-        )?;
-        let student = restore_student(student, &checkpoint.files)?.valid();
-        checkpoint.files.clear();
-        Ok((student, checkpoint))
-    }
-
-    /// How rows become token ids.
-    pub fn encoder(&self) -> RowEncoder<'_> {
-        match &self.prompts {
-            Some(prompts) => RowEncoder::Prompts(prompts),
-            None => RowEncoder::Segments(&self.tokenizer),
-        }
-    }
-
-    /// What a student in evaluation mode says about some rows.
-    ///
-    /// # Errors
-    /// The tokenizer cannot spell what the student wrote.
-    pub fn answers(&self, student: &Student, rows: &Rows) -> Result<Vec<Answer>, Error> {
-        if let Some(prompts) = &self.prompts {
-            let answering = Answering {
-                task: &self.task,
-                prompts,
-                config: self.config.run.generation.unwrap_or_default(),
-                randomness: Randomness::new(self.config.run.seed),
-                device: &self.device,
-            };
-            return answering.answers(student, rows);
-        }
-        Ok(answers(
-            student,
-            &rows.encodings,
-            self.kind(),
-            self.tokenizer.pad_id(),
-            self.padding,
-            &self.device,
-        ))
-    }
-
-    /// What a student in evaluation mode scores on some rows; `None` where they have no labels.
-    ///
-    /// # Errors
-    /// The task's metric does not score its labels.
-    pub fn scores(&self, student: &Student, rows: &Rows) -> Result<Option<Scores>, Error> {
-        scores(&self.answers(student, rows)?, rows, self.task.metric())
-    }
-}
-
-fn padding(device: DeviceChoice, limit: usize) -> Padding {
-    match device {
-        DeviceChoice::Cpu => Padding::Longest,
-        DeviceChoice::Cuda(_) => Padding::Multiple {
-            of: GPU_PADDING,
-            limit,
-        },
-    }
-}
 
 /// What a finished run came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -330,7 +176,7 @@ impl Setup {
             return Ok(Outcome::Finished(Box::new(result)));
         }
         let resume = if checkpoints.exist() {
-            Some(checkpoints.load(Which::Last)?)
+            Some(checkpoints.open(Which::Last)?)
         } else {
             None
         };
@@ -346,7 +192,7 @@ impl Setup {
         };
         let validation = &self.data.corpus.validation;
         let ending = trainer.run(stop, &mut progress, |student| {
-            let scores = self.inference.scores(student, validation)?;
+            let scores = self.inference.scores(student, validation, options.seed)?;
             Ok(scores.expect("validation rows are labelled"))
         })?;
         drop(progress);
@@ -376,11 +222,12 @@ impl Setup {
     ///
     /// # Errors
     /// The student cannot be built, or the checkpoint is of another run.
+    #[expect(clippy::disallowed_methods, reason = "once a run")]
     pub fn trainer(
         &self,
         options: &RunOptions,
         identity: RunIdentity,
-        resume: Option<&Checkpoint>,
+        resume: Option<&StoredCheckpoint>,
     ) -> Result<Trainer<'_>, Error> {
         let run = &self.inference.config.run;
         let training = &run.training;
@@ -484,7 +331,7 @@ impl Setup {
     fn finish(&self, run: RunIdentity, folder: &Path) -> Result<RunResult, Error> {
         let (student, checkpoint) = self.inference.student(folder, Which::Best)?;
         let test = match &self.data.corpus.test {
-            Some(rows) => self.inference.scores(&student, rows)?,
+            Some(rows) => self.inference.scores(&student, rows, run.seed)?,
             None => None,
         };
         let best = checkpoint

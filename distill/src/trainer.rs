@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Best, Checkpoint, Checkpoints, Position, RunIdentity};
+use crate::checkpoint::{Best, Checkpoint, Checkpoints, Position, RunIdentity, StoredCheckpoint};
 use crate::data::{Feed, RowOrder, Step};
 use crate::error::Error;
 use crate::evaluate::Scores;
@@ -117,14 +117,14 @@ impl<'a> Trainer<'a> {
         feed: Feed<'a>,
         mut learner: Learner,
         folder: &Path,
-        resume: Option<&Checkpoint>,
+        resume: Option<&StoredCheckpoint>,
     ) -> Result<Self, Error> {
         let (mut position, mut best) = (Position::default(), None);
         if let Some(checkpoint) = resume {
             settings
                 .identity
                 .check_same(&checkpoint.state.run, folder)?;
-            learner.restore(&checkpoint.files)?;
+            learner.restore(checkpoint)?;
             (position, best) = (checkpoint.state.position, checkpoint.state.best);
         }
         // Within a pass, an evaluation at this very step is one that a crash left: it is done again.

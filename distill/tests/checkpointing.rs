@@ -6,7 +6,7 @@
 )]
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -196,48 +196,81 @@ fn in_bf16_they_are_too() {
     );
 }
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/bert-tiny")
+/// Students of every kind of layer: DeBERTa's share what they read of relative positions, and its first layer has a
+/// convolution beside it.
+const ENCODERS: [&str; 3] = [
+    "bert-tiny",
+    "encoders/deberta-v2",
+    "encoders/deberta-separate",
+];
+const DECODERS: [&str; 5] = [
+    "causal/llama-grouped-tied",
+    "causal/qwen2",
+    "causal/qwen3",
+    "causal/opt",
+    "causal/opt-post-norm-projected",
+];
+
+/// A copy of a fixture whose configuration has no dropout.
+fn without_dropout(name: &str) -> tempfile::TempDir {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let fixture = fixture.join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let config = std::fs::read_to_string(fixture.join("config.json")).unwrap();
+    let config = config.replace(": 0.1", ": 0.0");
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(fixture.join(weights), dir.path().join(weights)).unwrap();
+    dir
 }
 
-/// The fixture's config has dropout 0.1 on everything: a copy without.
-fn fixture_without_dropout() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let config = std::fs::read_to_string(fixture().join("config.json")).unwrap();
-    let changed = config.replace("0.1", "0.0");
-    assert_ne!(changed, config);
-    std::fs::write(dir.path().join("config.json"), changed).unwrap();
-    let weights = "model.safetensors";
-    std::fs::copy(fixture().join(weights), dir.path().join(weights)).unwrap();
-    dir
+#[test]
+fn every_architecture_has_the_gradients_of_one_graph() {
+    let _turn = turn();
+    for name in ENCODERS.into_iter().chain(DECODERS) {
+        let dir = without_dropout(name);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let (backbone, _) = Backbone::from_pretrained(dir.path(), None, &device()).unwrap();
+            let student = with_heads(backbone.with_precision(precision), 0.0);
+            let num_frozen = assert_same_gradients(&student, 1e-6);
+            assert_eq!(num_frozen, 0, "{name}");
+        }
+    }
 }
 
 #[test]
 fn beside_adapters_only_what_is_trained_has_gradients() {
     let _turn = turn();
-    let dir = fixture_without_dropout();
-    for precision in [Precision::F32, Precision::Bf16] {
-        let device = device();
-        let (backbone, report) =
-            Backbone::from_pretrained_as(dir.path(), None, precision, &device).unwrap();
-        let num_frozen = report.applied.len();
-        let lora = toml::from_str::<LoraConfig>("target_modules = 'all-linear'").unwrap();
-        let backbone = backbone.with_lora(&lora, &report.missing, &device).unwrap();
-        let student = with_heads(backbone.with_precision(precision), 0.0);
-        assert_eq!(assert_same_gradients(&student, 1e-6), num_frozen);
+    let lora = toml::from_str::<LoraConfig>("target_modules = 'all-linear'").unwrap();
+    for name in ENCODERS.into_iter().chain(DECODERS) {
+        let dir = without_dropout(name);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let device = device();
+            let (backbone, report) =
+                Backbone::from_pretrained_as(dir.path(), None, precision, &device).unwrap();
+            let backbone = backbone.with_lora(&lora, &report.missing, &device).unwrap();
+            let student = with_heads(backbone.with_precision(precision), 0.0);
+            let num_frozen = assert_same_gradients(&student, 1e-6);
+            assert_eq!(num_frozen, report.applied.len(), "{name}");
+        }
     }
 }
 
-/// Its head is the word embedding, which the first and the last part use both.
+/// The head of most is the word embedding, which the first and the last part use both.
 #[test]
 fn a_student_that_writes_has_the_gradients_of_one_graph() {
     let _turn = turn();
-    let dir =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/causal/llama-grouped-tied");
-    let (backbone, _) = Backbone::from_pretrained(&dir, None, &device()).unwrap();
-    let student = with_heads_for(backbone, 0.0, TaskKind::Generation);
-    assert!(student.writes());
-    assert_eq!(assert_same_gradients(&student, 1e-6), 0);
+    for name in ["causal/llama-grouped-tied", "causal/qwen3", "causal/opt"] {
+        let dir = without_dropout(name);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let (backbone, _) = Backbone::from_pretrained(dir.path(), None, &device()).unwrap();
+            let backbone = backbone.with_precision(precision);
+            let student = with_heads_for(backbone, 0.0, TaskKind::Generation);
+            assert!(student.writes());
+            let num_frozen = assert_same_gradients(&student, 1e-6);
+            assert_eq!(num_frozen, 0, "{name}");
+        }
+    }
 }
 
 /// Moves every parameter along its gradient.

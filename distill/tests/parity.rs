@@ -363,18 +363,14 @@ fn pickled_weights_are_refused_with_the_command_that_converts_them() {
             .ends_with("neither model.safetensors nor model.safetensors.index.json"),
         "{error}"
     );
-    fs::write(dir.path().join("pytorch_model.bin"), b"pickle").unwrap();
-    let error = Backbone::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
-    assert!(
-        error.to_string().ends_with("which is never opened"),
-        "{error}"
-    );
-    assert!(
-        error
-            .hint()
-            .unwrap()
-            .starts_with("convert it once: python3 -c ")
-    );
+    for file in ["pytorch_model.bin.index.json", "pytorch_model.bin"] {
+        fs::write(dir.path().join(file), b"pickle").unwrap();
+        let error = Backbone::from_pretrained(dir.path(), None, &Device::flex()).unwrap_err();
+        let expected = format!("only as pickles ({file}), of which none is ever opened");
+        assert!(error.to_string().ends_with(&expected), "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.starts_with("convert it once: python3 -c "), "{hint}");
+    }
 }
 
 #[test]

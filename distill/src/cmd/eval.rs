@@ -43,12 +43,11 @@ impl Arguments {
             &examples,
             inference.encoder(),
         )?;
-        let scores =
-            inference
-                .scores(&student, &rows)?
-                .ok_or(crate::data::JoinError::Unlabelled {
-                    split: split.clone(),
-                })?;
+        let scores = inference
+            .scores(&student, &rows, checkpoint.state.run.seed)?
+            .ok_or(crate::data::JoinError::Unlabelled {
+                split: split.clone(),
+            })?;
         for (name, value) in &scores.all {
             let value = value
                 .as_f64()

@@ -1,17 +1,16 @@
 //! `distill export`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use schemas::task::LabelKind;
 
 use crate::cli::{RunArguments, StudentArguments};
 use crate::config::StudentSource;
 use crate::error::{Error, Status};
-use crate::model::Student;
-use crate::setup::Inference;
+use crate::inference::Inference;
 use crate::student::StudentError;
 use crate::student::peft::save_adapter;
-use crate::student::save::{ClassifierHead, HeadOutputs, save_language_model, save_pretrained};
+use crate::student::save::{HeadOutputs, save_language_model, save_pretrained};
 
 /// The verb's command line.
 #[derive(Debug, clap::Args)]
@@ -23,6 +22,10 @@ pub struct Arguments {
     /// Of a student with adapters, write these alone, as the package `peft` loads them, instead of a whole student.
     #[arg(long)]
     adapter: bool,
+    /// Under which name `peft` finds the adapters' base model, for instance its name on the Hugging Face hub; left out,
+    /// the path of the student's folder on this machine.
+    #[arg(long, value_name = "NAME", requires = "adapter")]
+    base_model: Option<String>,
     #[command(flatten)]
     student: StudentArguments,
 }
@@ -50,7 +53,13 @@ impl Arguments {
         let head = outputs.map(|outputs| student.classifier(outputs));
         let tokenizer = &inference.tokenizer;
         if self.adapter {
-            save_adapter_of(&inference, &student, head.as_ref(), &self.directory)?;
+            let (backbone, head) = (student.backbone().clone(), head.as_ref());
+            let folder = base_folder(&inference)?;
+            let base = self.base_model.as_ref().unwrap_or(&folder);
+            save_adapter(&self.directory, backbone, tokenizer, head, base)?;
+            tracing::info!(
+                "the adapters name `{base}` as their base model; --base-model gives it another name"
+            );
         } else if head.is_some() {
             let student = student.merged();
             let head = head.as_ref();
@@ -68,12 +77,8 @@ impl Arguments {
     }
 }
 
-fn save_adapter_of(
-    inference: &Inference,
-    student: &Student,
-    head: Option<&ClassifierHead>,
-    directory: &Path,
-) -> Result<(), Error> {
+/// The folder of the model that the adapters were trained beside.
+fn base_folder(inference: &Inference) -> Result<String, Error> {
     let StudentSource::Pretrained { path, num_layers } = &inference.config.run.student.source
     else {
         return Err(StudentError::NoAdapters.into());
@@ -83,13 +88,7 @@ fn save_adapter_of(
             "the base model is cut to {num_layers} layers here: load it with `num_hidden_layers={num_layers}` beside the adapter"
         );
     }
-    let base = inference.config.resolve(path);
-    save_adapter(
-        directory,
-        student.backbone().clone(),
-        &inference.tokenizer,
-        head,
-        &base.to_string_lossy(),
-    )?;
-    Ok(())
+    let folder = inference.config.resolve(path);
+    let folder = folder.canonicalize().map_err(Error::io(&folder, "find"))?;
+    Ok(folder.display().to_string())
 }

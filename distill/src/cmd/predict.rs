@@ -59,7 +59,7 @@ impl Arguments {
     /// # Errors
     /// See [`Error`].
     pub fn run(self) -> Result<Status, Error> {
-        let (inference, student, _) = self.student.open(&self.run)?;
+        let (inference, student, checkpoint) = self.student.open(&self.run)?;
         let configured = &inference.config.run.splits.test;
         let split = self.split.map_or_else(|| configured.clone(), Split::new);
         let examples = if let Some(path) = &self.input {
@@ -72,7 +72,7 @@ impl Arguments {
             examples
         };
         let rows = Rows::new(split, &inference.task, &examples, inference.encoder())?;
-        let answers = inference.answers(&student, &rows)?;
+        let answers = inference.answers(&student, &rows, checkpoint.state.run.seed)?;
         print(&match self.form {
             Form::Tsv => tsv(&inference.task, &answers),
             Form::Jsonl => jsonl(&inference.task, &rows, &answers),

@@ -14,7 +14,7 @@ pub struct GenerationConfig {
     pub max_new_tokens: NonZeroUsize,
     /// Answers that are written, or options that are weighed, at the same time.
     pub batch_size: NonZeroUsize,
-    /// Tokens are drawn, from the configuration's seed; left out, the likeliest is taken.
+    /// Tokens are drawn, from the run's seed; left out, the likeliest is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
 }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, activation};
 
+use crate::kernels;
+
 /// Activation between the matrices of a feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -46,6 +48,7 @@ impl Activation {
 
     pub(super) fn forward<const D: usize>(self, input: Tensor<D>) -> Tensor<D> {
         match self {
+            Self::Gelu if kernels::fits(&input) => kernels::gelu::gelu(input),
             Self::Gelu => activation::gelu(input),
             Self::GeluTanh => activation::gelu_approximate(input),
             Self::Relu => activation::relu(input),

@@ -169,7 +169,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::student::LoraConfig;
     use crate::student::fields::Fields;
+    use crate::student::tensor_file::file_tensors;
 
     fn backbone(changes: &Value) -> Backbone {
         let mut config = json!({
@@ -180,6 +182,36 @@ mod tests {
         fields.extend(changes.as_object().unwrap().clone());
         let config = BackboneConfig::from_fields(&Fields::new("test", fields.clone())).unwrap();
         Backbone::uninitialised(config, &Device::flex())
+    }
+
+    #[test]
+    fn every_architecture_has_usual_adapters() {
+        let deberta = json!({
+            "model_type": "deberta-v2", "relative_attention": true, "pos_att_type": "p2c",
+        });
+        let decoder = json!({"num_key_value_heads": 1, "ffn_dim": 8});
+        let types = [
+            "bert",
+            "roberta",
+            "xlm-roberta",
+            "camembert",
+            "llama",
+            "opt",
+            "qwen2",
+            "qwen3",
+        ];
+        let plain = types.map(|model_type| {
+            let mut changes = decoder.clone();
+            changes["model_type"] = json!(model_type);
+            changes
+        });
+        for changes in plain.iter().chain([&deberta]) {
+            let device = Device::flex();
+            let adapted = backbone(changes).with_lora(&LoraConfig::default(), &[], &device);
+            let names = weights::tensor_names(&adapted.unwrap());
+            let num_adapters = names.iter().filter(|name| name.ends_with(".adapter.a"));
+            assert_eq!(num_adapters.count(), 4, "{changes}");
+        }
     }
 
     #[test]
@@ -205,15 +237,12 @@ mod tests {
                 visited.insert((format!("{name}.weight"), input, output));
             }));
             let naming = backbone.config.architecture().naming();
-            let expected: BTreeSet<_> = weights::named_tensors(&backbone.trunk)
-                .into_iter()
-                .filter(|tensor| tensor.owner == "Linear" && tensor.data.shape().len() == 2)
-                .map(|tensor| {
-                    let shape = tensor.data.shape().to_vec();
-                    (naming.published(&tensor.name), shape[0], shape[1])
-                })
-                .filter(|(name, _, _)| name.contains(".layer."))
-                .collect();
+            let expected: BTreeSet<_> =
+                file_tensors(&backbone.trunk, |path| Some(naming.published(path)))
+                    .into_iter()
+                    .filter(|tensor| tensor.is_transposed && tensor.name.contains(".layer."))
+                    .map(|tensor| (tensor.name, tensor.shape[0], tensor.shape[1]))
+                    .collect();
             assert_eq!(visited, expected, "{changes}");
         }
     }

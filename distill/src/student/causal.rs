@@ -160,6 +160,7 @@ mod tests {
 
     use super::super::backbone::{AnyTrunk, with_trunk};
     use super::super::fields::Fields;
+    use super::super::tensor_file::file_tensors;
     use super::super::trunk::Trunk as _;
     use super::*;
 
@@ -182,11 +183,12 @@ mod tests {
             let fields = Fields::new("test", fields.as_object().unwrap().clone());
             let config = BackboneConfig::from_fields(&fields).unwrap();
             let mut backbone = Backbone::initialised(config, &Device::flex());
-            let mut names: Vec<String> = weights::named_tensors(&backbone.trunk)
-                .into_iter()
-                .filter(|tensor| tensor.owner == "Linear" && tensor.name.ends_with(".weight"))
-                .map(|tensor| tensor.name)
-                .collect();
+            let mut names: Vec<String> =
+                file_tensors(&backbone.trunk, |path| Some(path.to_owned()))
+                    .into_iter()
+                    .filter(|tensor| tensor.is_transposed)
+                    .map(|tensor| tensor.name)
+                    .collect();
             names.sort();
             assert!(names.len() >= 12);
             assert_eq!(visited(&mut backbone.trunk), names);

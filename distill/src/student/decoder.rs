@@ -3,10 +3,11 @@
 //! Shape suffixes: `b` batch rows, `s` new positions, `t` all positions up to now, `n` = b·s rows, `d` hidden width,
 //! `h` heads, `g` heads of keys and values, `k` head width.
 
-use burn::tensor::{Bool, Int, Tensor, activation};
+use burn::tensor::{Bool, Int, Tensor};
 
 use super::TokenBatch;
-use super::layers::{Embedding, to_f32, to_precision};
+use super::attention::attend;
+use super::layers::Embedding;
 use super::trunk::{Trunk, UNSEEN_SCORE, padding_score};
 use crate::device::Precision;
 use crate::dropout::Dropout;
@@ -168,24 +169,15 @@ impl CausalPass {
             Some(earlier) => earlier.extend(key, value),
             None => (key, value),
         };
-        let [_, groups, total, _] = key_bgtk.dims();
-        // Heads of one group become more rows of one product, so that keys and values are not repeated.
-        let rows = num_heads / groups * positions;
-        let scale = 1.0 / (width as f32).sqrt();
-        let query = query_bshk
-            .mul_scalar(scale)
-            .swap_dims(1, 2)
-            .reshape([batch, groups, rows, width]);
-        let score = to_f32(query.matmul(key_bgtk.swap_dims(2, 3)), self.precision);
-        let score_bhst = score.reshape([batch, num_heads, positions, total]);
-        let score_bhst = score_bhst + self.unseen_score_b1st.clone();
-        let probability_bhst = dropout.forward(activation::softmax(score_bhst, 3));
-        to_precision(probability_bhst, self.precision)
-            .reshape([batch, groups, rows, total])
-            .matmul(value_bgtk)
-            .reshape([batch, num_heads, positions, width])
-            .swap_dims(1, 2)
-            .reshape([batch * positions, num_heads * width])
+        attend(
+            query_bshk.swap_dims(1, 2),
+            [key_bgtk, value_bgtk],
+            self.unseen_score_b1st.clone(),
+            dropout,
+            self.precision,
+        )
+        .swap_dims(1, 2)
+        .reshape([batch * positions, num_heads * width])
     }
 }
 

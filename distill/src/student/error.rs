@@ -57,10 +57,12 @@ pub enum StudentError {
         dir: PathBuf,
     },
     /// The directory holds pickled weights alone.
-    #[error("{} has only pytorch_model.bin, a pickle, which is never opened", dir.display())]
+    #[error("{} has its weights only as pickles ({file}), of which none is ever opened", dir.display())]
     PickleOnly {
         /// The student directory.
         dir: PathBuf,
+        /// One file of them, or their index.
+        file: &'static str,
         /// The class of `transformers` that keeps all weights a student may need.
         class: &'static str,
     },
@@ -182,7 +184,7 @@ impl StudentError {
     /// What to do next, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::PickleOnly { dir, class } => Some(format!(
+            Self::PickleOnly { dir, class, .. } => Some(format!(
                 "convert it once: python3 -c \"from transformers import {class}; \
                  {class}.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\"",
                 dir.display()

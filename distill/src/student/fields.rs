@@ -179,6 +179,15 @@ impl Fields {
         Ok(number.unwrap_or(default))
     }
 
+    /// What is added to a variance, above 0, or `default`.
+    pub(super) fn epsilon_or(
+        &self,
+        field: &'static str,
+        default: f64,
+    ) -> Result<f64, StudentError> {
+        Ok(self.optional_positive(field)?.unwrap_or(default))
+    }
+
     /// A dropout probability, or `default`.
     pub(super) fn dropout_or(
         &self,
@@ -231,6 +240,44 @@ impl Fields {
             Some(value) if value != only => Err(self.refuse(field, shown(value), supported)),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses any number but `only`; a field left out passes.
+    pub(super) fn expect_number(
+        &self,
+        field: &'static str,
+        only: f64,
+        supported: &'static str,
+    ) -> Result<(), StudentError> {
+        let number = self.number_or(field, only)?;
+        #[expect(clippy::float_cmp, reason = "both are written in a configuration")]
+        if number == only {
+            Ok(())
+        } else {
+            Err(self.refuse(field, number, supported))
+        }
+    }
+
+    /// Refuses any value; a field left out passes, and so does an empty list or object.
+    pub(super) fn expect_none(
+        &self,
+        field: &'static str,
+        supported: &'static str,
+    ) -> Result<(), StudentError> {
+        let is_empty = |value: &Value| match value {
+            Value::Array(values) => values.is_empty(),
+            Value::Object(values) => values.is_empty(),
+            _ => false,
+        };
+        match self.get(field) {
+            Some(value) if !is_empty(value) => Err(self.refuse(field, shown(value), supported)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether no field is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// `num_heads` of width `hidden_size / num_heads` each.

@@ -58,6 +58,10 @@ pub fn write(
 }
 
 /// One token for each row; rows that have ended draw none.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the next token is chosen on the host"
+)]
 fn next_tokens(
     logits_bv: Tensor<2>,
     sampling: Option<Sampling>,
@@ -91,6 +95,7 @@ fn next_tokens(
 ///
 /// # Panics
 /// A start is 0, or a sequence is longer than the model's positions.
+#[expect(clippy::disallowed_methods, reason = "the answer of a batch")]
 pub fn log_probabilities(
     model: &LanguageModel,
     sequences: &[(&[u32], usize)],

@@ -8,6 +8,9 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, module};
 
 use super::lora::Adapter;
 use crate::device::Precision;
+use crate::dropout::{Dropout, Mask};
+use crate::kernels;
+use crate::kernels::norm::Norm;
 
 /// BERT draws its weights from N(0, 0.02²) (Devlin et al., arXiv 1810.04805, appendix A.2).
 const INITIAL_DEVIATION: f64 = 0.02;
@@ -50,13 +53,18 @@ impl Linear {
             .adapter
             .as_ref()
             .map(|adapter| adapter.forward(input_ni.clone(), precision));
-        let output_no = module::linear(
-            to_precision(input_ni, precision),
-            to_precision(self.weight.val(), precision),
-            self.bias
-                .as_ref()
-                .map(|bias| to_precision(bias.val(), precision)),
-        );
+        let input_ni = to_precision(input_ni, precision);
+        let weight_io = to_precision(self.weight.val(), precision);
+        let bias_o = self
+            .bias
+            .as_ref()
+            .map(|bias| to_precision(bias.val(), precision));
+        let output_no = match bias_o {
+            Some(bias_o) if kernels::fits(&input_ni) => {
+                kernels::linear::linear(input_ni, weight_io, bias_o)
+            }
+            bias_o => module::linear(input_ni, weight_io, bias_o),
+        };
         match added_no {
             Some(added_no) => output_no + added_no,
             None => output_no,
@@ -135,12 +143,49 @@ impl LayerNorm {
 
     /// `[n, d]` to `[n, d]`, in f32.
     pub(super) fn forward(&self, input_nd: Tensor<2>) -> Tensor<2> {
+        if self.fits(&input_nd) {
+            return self.fused(input_nd, None, None);
+        }
         module::layer_norm(
             input_nd,
             self.weight.val(),
             Some(self.bias.val()),
             self.epsilon,
         )
+    }
+
+    /// The norm of `dropout(input) + residual`, all `[n, d]`, in f32.
+    pub(super) fn forward_residual(
+        &self,
+        input_nd: Tensor<2>,
+        dropout: &Dropout,
+        residual_nd: Tensor<2>,
+    ) -> Tensor<2> {
+        if self.fits(&input_nd) {
+            let mask = dropout.mask(&input_nd);
+            return self.fused(input_nd, mask, Some(residual_nd));
+        }
+        self.forward(dropout.forward(input_nd) + residual_nd)
+    }
+
+    /// Frozen parameters may be stored in another format.
+    fn fits(&self, input_nd: &Tensor<2>) -> bool {
+        kernels::fits(input_nd) && kernels::fits(&self.weight.val())
+    }
+
+    fn fused(
+        &self,
+        input_nd: Tensor<2>,
+        dropout: Option<Mask>,
+        residual_nd: Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        let norm = Norm {
+            centred: true,
+            epsilon: self.epsilon,
+            dropout,
+        };
+        let (weight_d, bias_d) = (self.weight.val(), self.bias.val());
+        norm.forward(input_nd, residual_nd, weight_d, Some(bias_d))
     }
 }
 
@@ -161,6 +206,17 @@ impl RmsNorm {
 
     /// `[.., d]` to `[.., d]`, in f32.
     pub(super) fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        if kernels::fits(&input) && kernels::fits(&self.weight.val()) {
+            let norm = Norm {
+                centred: false,
+                epsilon: self.epsilon,
+                dropout: None,
+            };
+            let shape = input.shape();
+            let rows_nd = input.flatten(0, D - 2);
+            let normed_nd = norm.forward(rows_nd, None, self.weight.val(), None);
+            return normed_nd.reshape(shape);
+        }
         let mean_square = (input.clone() * input.clone()).mean_dim(D - 1);
         let scale = mean_square.add_scalar(self.epsilon).sqrt().recip();
         input * scale * self.weight.val().unsqueeze::<D>()

@@ -116,13 +116,12 @@ fn whole(pattern: &str) -> Result<Regex, regex::Error> {
 }
 
 impl TargetModules {
-    /// What `peft` takes where nothing is said, by `model_type`.
+    /// What `peft` takes where nothing is said; of `camembert`, which it does not know, what it takes of RoBERTa.
     fn usual(config: &BackboneConfig) -> Self {
-        let published = config.architecture().to_hugging_face();
-        let suffixes = match published["model_type"].as_str() {
-            Some("bert" | "roberta" | "xlm-roberta" | "electra") => ["query", "value"],
-            Some("deberta-v2") => ["query_proj", "value_proj"],
-            _ => ["q_proj", "v_proj"],
+        let suffixes = match config {
+            BackboneConfig::Bert(_) | BackboneConfig::Roberta(_) => ["query", "value"],
+            BackboneConfig::DebertaV2(_) => ["query_proj", "value_proj"],
+            BackboneConfig::Llama(_) | BackboneConfig::Opt(_) => ["q_proj", "v_proj"],
         };
         Self::Suffixes(suffixes.map(str::to_owned).into())
     }

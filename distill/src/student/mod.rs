@@ -1,4 +1,4 @@
-//! Text-only students: one file per architecture, Hugging Face directories in and out.
+//! Text-only students: one module per architecture, Hugging Face directories in and out.
 //!
 //! A student's [`Backbone`] turns token ids into hidden states and one pooled vector per row. It comes
 //! from a Hugging Face directory ([`Backbone::from_pretrained`]) or fresh from a configuration
@@ -16,14 +16,15 @@
 //!
 //! # Adding an architecture
 //!
-//! A file with the module, whose fields are named as in published checkpoints, and its
-//! [`Trunk`](trunk::Trunk); a configuration with [`Architecture`](architecture::Architecture); a
+//! A folder with the module, whose fields are named as in published checkpoints, and its
+//! [`Trunk`](trunk::Trunk), beside a configuration with [`Architecture`](architecture::Architecture); a
 //! variant in [`Backbone`] and in [`BackboneConfig`]; a fixture from `scripts/fixtures`.
 //!
 //! Shape suffixes: `b` batch rows, `s` sequence positions, `d` hidden width.
 
 mod activation;
 pub mod architecture;
+mod attention;
 pub mod backbone;
 pub mod bert;
 pub mod causal;
@@ -36,9 +37,11 @@ mod fields;
 mod fresh;
 pub mod generation;
 mod layers;
+mod layout;
 pub mod llama;
 pub mod lora;
 pub mod opt;
+pub mod parity;
 pub mod peft;
 pub mod pretrained;
 mod qwen;
@@ -47,6 +50,7 @@ mod rotary;
 pub mod sampling;
 pub mod save;
 mod special_tokens;
+mod tensor_file;
 pub mod tokenizer;
 pub mod trunk;
 pub mod weights;

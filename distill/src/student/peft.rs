@@ -7,10 +7,8 @@ use serde_json::{Value, json};
 
 use super::architecture::ClassifierNaming;
 use super::lora::Adapters;
-use super::save::{
-    ClassifierHead, ModelNaming, classifier_tensors, to_hugging_face, write, write_directory,
-};
-use super::weights::{self, NamedTensor};
+use super::save::{ClassifierHead, ModelNaming, classifier_tensors, write, write_directory};
+use super::tensor_file::{FileTensor, file_tensors, write_tensors};
 use super::{Backbone, StudentError, TextTokenizer};
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -55,14 +53,11 @@ pub fn save_adapter(
         &modules_of(&saved, classifier),
         base_model,
     );
-    tensors.extend(saved.into_iter().map(|tensor| NamedTensor {
-        name: format!("{PREFIX}{}", tensor.name),
-        ..tensor
-    }));
+    tensors.extend(saved.into_iter().map(|tensor| tensor.prefixed(PREFIX)));
     write_directory(dir, |staging| {
         let config = serde_json::to_vec_pretty(&config).expect("a JSON value has string keys");
         write(&staging.join(CONFIG_FILE), &config)?;
-        write(&staging.join(WEIGHTS_FILE), &weights::serialize(&tensors)?)?;
+        write_tensors(&staging.join(WEIGHTS_FILE), tensors)?;
         for (name, bytes) in tokenizer.files()? {
             write(&staging.join(name), &bytes)?;
         }
@@ -71,7 +66,7 @@ pub fn save_adapter(
 }
 
 /// The linear maps with an adapter, and both matrices of each.
-fn adapter_tensors(mut backbone: Backbone, model: &ModelNaming) -> (Vec<String>, Vec<NamedTensor>) {
+fn adapter_tensors(mut backbone: Backbone, model: &ModelNaming) -> (Vec<String>, Vec<FileTensor>) {
     let naming = backbone.config().architecture().naming();
     let (mut targets, mut tensors) = (Vec::new(), Vec::new());
     backbone.visit_linears(&mut |name, linear| {
@@ -80,11 +75,8 @@ fn adapter_tensors(mut backbone: Backbone, model: &ModelNaming) -> (Vec<String>,
         };
         let target = model.published(name, naming);
         for (matrix, values) in ["lora_A", "lora_B"].into_iter().zip(adapter.matrices()) {
-            tensors.push(NamedTensor {
-                name: format!("{PREFIX}{target}.{matrix}.weight"),
-                owner: String::new(),
-                data: values.into_data(),
-            });
+            let name = format!("{PREFIX}{target}.{matrix}.weight");
+            tensors.push(FileTensor::new(name, values));
         }
         targets.push(target);
     });
@@ -98,27 +90,24 @@ fn saved_tensors(
     adapters: &Adapters,
     model: &ModelNaming,
     head: Option<(&ClassifierHead, &ClassifierNaming)>,
-) -> Vec<NamedTensor> {
+) -> Vec<FileTensor> {
     let naming = backbone.config().architecture().naming();
     let is_saved = |name: &str| {
         let renamed = head.map_or(&[][..], |(_, classifier)| classifier.renamed);
         adapters.drawn.contains(name) || renamed.iter().any(|(from, _)| name.starts_with(from))
     };
-    let trunk =
-        weights::named_tensors_where(&backbone.trunk, |path| is_saved(&naming.published(path)));
-    let head = head.map(|(head, classifier)| classifier_tensors(head, classifier));
-    trunk
-        .into_iter()
-        .map(|tensor| {
-            let name = model.published(&naming.published(&tensor.name), naming);
-            to_hugging_face(tensor, name)
-        })
-        .chain(head.into_iter().flatten())
-        .collect()
+    let mut tensors = file_tensors(&backbone.trunk, |path| {
+        let name = naming.published(path);
+        is_saved(&name).then(|| model.published(&name, naming))
+    });
+    if let Some((head, classifier)) = head {
+        tensors.extend(classifier_tensors(head, classifier));
+    }
+    tensors
 }
 
 /// The modules that hold these tensors. Of a head of several layers it is the whole head, which `peft` wraps as one.
-fn modules_of(tensors: &[NamedTensor], classifier: Option<&ClassifierNaming>) -> BTreeSet<String> {
+fn modules_of(tensors: &[FileTensor], classifier: Option<&ClassifierNaming>) -> BTreeSet<String> {
     let head = classifier.and_then(|classifier| classifier.head.split('.').next());
     tensors
         .iter()

@@ -1,17 +1,15 @@
 //! Qwen2 (Yang et al., arXiv 2407.10671) and Qwen3 (arXiv 2505.09388): the decoder of `llama` with
 //! biases on queries, keys and values, or with every head's queries and keys normalised.
 
-use serde_json::{Value, json};
-
 use super::StudentError;
-use super::architecture::{ClassifierNaming, Naming};
-use super::fields::{Fields, shown};
+use super::architecture::{ClassifierNaming, Naming, refuse_in_decoders};
+use super::fields::Fields;
 use super::llama::{Family, LlamaConfig};
 
 /// Width of a head where a Qwen3 configuration does not say.
 const QWEN3_HEAD_SIZE: usize = 128;
 /// First layer with a window where the configuration does not say.
-const FIRST_WINDOWED_LAYER: usize = 28;
+const FIRST_WINDOWED_LAYER: i64 = 28;
 
 pub(super) static QWEN2_NAMING: Naming = Naming {
     prefixes: &["model."],
@@ -75,17 +73,13 @@ pub(super) fn qwen3(fields: &Fields) -> Result<LlamaConfig, StudentError> {
 
 /// Refuses a configuration one of whose layers sees only a window of the positions before.
 fn refuse_windows(fields: &Fields) -> Result<(), StudentError> {
-    if let Some(Value::Array(types)) = fields.get("layer_types") {
-        let full = json!("full_attention");
-        return match types.iter().find(|&layer| *layer != full) {
-            Some(other) => Err(fields.refuse("layer_types", shown(other), "full_attention")),
-            None => Ok(()),
-        };
-    }
-    let first = fields.size_or("max_window_layers", FIRST_WINDOWED_LAYER)?;
-    let is_used =
-        fields.flag_or("use_sliding_window", false)? && first < fields.size("num_hidden_layers")?;
-    if is_used {
+    refuse_in_decoders(fields)?;
+    let first = fields.integer_or("max_window_layers", FIRST_WINDOWED_LAYER)?;
+    let num_layers = fields.size("num_hidden_layers")?;
+    let is_reached = usize::try_from(first).map_or(true, |first| first < num_layers);
+    // Where the configuration lists its layers, the list is what holds.
+    let follows = fields.get("layer_types").is_none();
+    if follows && is_reached && fields.flag_or("use_sliding_window", false)? {
         return Err(fields.refuse("use_sliding_window", true, "false"));
     }
     Ok(())
@@ -93,6 +87,8 @@ fn refuse_windows(fields: &Fields) -> Result<(), StudentError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::super::BackboneConfig;
     use super::*;
 
@@ -109,17 +105,20 @@ mod tests {
 
     #[test]
     fn a_window_is_refused_only_where_it_is_used() {
-        let used = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
+        let used = |first: i64| json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": first});
         let unused = [
             json!({"use_sliding_window": false, "sliding_window": 8, "max_window_layers": 1}),
             json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 2}),
-            json!({"layer_types": ["full_attention", "full_attention"]}),
+            json!({"use_sliding_window": false, "sliding_window": 8, "max_window_layers": 0}),
+            json!({"use_sliding_window": true, "layer_types": ["full_attention", "full_attention"]}),
         ];
         for family in ["qwen2", "qwen3"] {
-            assert_eq!(
-                parse(family, &used).unwrap_err().to_string(),
-                "config.json: `use_sliding_window` is `true`, supported: false"
-            );
+            for first in [1, 0, -1] {
+                assert_eq!(
+                    parse(family, &used(first)).unwrap_err().to_string(),
+                    "config.json: `use_sliding_window` is `true`, supported: false"
+                );
+            }
             let layer = json!({"layer_types": ["full_attention", "sliding_attention"]});
             assert_eq!(
                 parse(family, &layer).unwrap_err().to_string(),

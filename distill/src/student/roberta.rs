@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 use serde_json::{Value, json};
 
 use super::StudentError;
-use super::architecture::{Architecture, ClassifierNaming, Naming};
+use super::architecture::{Architecture, ClassifierNaming, Naming, Sizes};
 use super::bert::{BertConfig, PositionRows};
 use super::fields::Fields;
 
@@ -102,32 +102,21 @@ static XLM_ROBERTA: Naming = naming("XLMRobertaModel", "XLMRobertaForSequenceCla
 static CAMEMBERT: Naming = naming("CamembertModel", "CamembertForSequenceClassification");
 
 impl Architecture for RobertaConfig {
-    fn hidden_size(&self) -> usize {
-        self.encoder.hidden_size
-    }
-
-    fn num_layers(&self) -> usize {
-        self.encoder.num_layers
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden: self.encoder.hidden_size,
+            num_layers: self.encoder.num_layers,
+            vocab: self.encoder.vocab_size,
+            max_positions: self.encoder.max_positions - self.first_row(),
+        }
     }
 
     fn keep_layers(&mut self, num_layers: usize) {
         self.encoder.num_layers = num_layers;
     }
 
-    fn vocab_size(&self) -> usize {
-        self.encoder.vocab_size
-    }
-
-    fn max_positions(&self) -> usize {
-        self.encoder.max_positions - self.first_row()
-    }
-
     fn pad_token_id(&self) -> Option<u32> {
         Some(self.encoder.pad_token_id)
-    }
-
-    fn is_causal(&self) -> bool {
-        false
     }
 
     fn naming(&self) -> &'static Naming {

@@ -79,8 +79,9 @@ impl Rotary {
         head_size: usize,
         max_positions: usize,
     ) -> Result<Self, StudentError> {
-        fields.expect("partial_rotary_factor", &json!(1.0), "1.0")?;
-        let parameters = match fields.nested("rope_scaling")? {
+        fields.expect_number("partial_rotary_factor", 1.0, "1")?;
+        let scaling = fields.nested("rope_scaling")?;
+        let parameters = match scaling.filter(|scaling| !scaling.is_empty()) {
             Some(scaling) => Some(scaling),
             None => fields.nested("rope_parameters")?,
         };
@@ -94,15 +95,20 @@ impl Rotary {
                 max_positions,
             });
         };
-        parameters.expect("partial_rotary_factor", &json!(1.0), "1.0")?;
+        parameters.expect_number("partial_rotary_factor", 1.0, "1")?;
+        for layers in ["full_attention", "sliding_attention", "chunked_attention"] {
+            parameters.expect_none(layers, "one rule for all layers")?;
+        }
         let original_positions = match fields.optional_size("original_max_position_embeddings")? {
             Some(positions) => positions,
             None => parameters.size_or("original_max_position_embeddings", max_positions)?,
         };
         let growth = max_positions as f64 / original_positions as f64;
+        let scaling = Scaling::from_fields(&parameters, original_positions, growth, head_size / 2)?;
+        parameters.expect_none("mrope_section", "none")?;
         Ok(Self {
             theta: parameters.optional_positive("rope_theta")?.unwrap_or(theta),
-            scaling: Scaling::from_fields(&parameters, original_positions, growth, head_size / 2)?,
+            scaling,
             head_size,
             max_positions,
         })
@@ -463,7 +469,20 @@ mod tests {
             ),
             (
                 json!({"partial_rotary_factor": 0.5}),
-                "config.json: `partial_rotary_factor` is `0.5`, supported: 1.0",
+                "config.json: `partial_rotary_factor` is `0.5`, supported: 1",
+            ),
+            (
+                json!({"rope_scaling": {}, "rope_parameters": {"partial_rotary_factor": 0.25}}),
+                "config.json: `rope_parameters`: `partial_rotary_factor` is `0.25`, supported: 1",
+            ),
+            (
+                json!({"rope_scaling": {"type": "default", "mrope_section": [4, 6, 6]}}),
+                "config.json: `rope_scaling`: `mrope_section` is `[4,6,6]`, supported: none",
+            ),
+            (
+                json!({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}),
+                "config.json: `rope_parameters`: `full_attention` is `{\"rope_theta\":5.0}`, supported: \
+                 one rule for all layers",
             ),
         ] {
             let error = parse(config.as_object().unwrap().clone()).unwrap_err();

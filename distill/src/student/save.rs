@@ -4,15 +4,15 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
 use super::architecture::{ClassifierNaming, Naming};
 use super::layers::Linear;
 use super::peft::ADAPTER_FILES;
-use super::pretrained::{LANGUAGE_HEAD, is_transposed, transpose};
+use super::pretrained::LANGUAGE_HEAD;
+use super::tensor_file::{FileTensor, file_tensors, write_tensors};
 use super::tokenizer::TOKENIZER_FILES;
-use super::weights::{self, NamedTensor};
 use super::{Backbone, LanguageModel, StudentError, TextTokenizer};
 
 const CONFIG_FILE: &str = "config.json";
@@ -212,8 +212,10 @@ fn write_files(
     let config = config_json(backbone, tokenizer, head);
     let config = serde_json::to_vec_pretty(&config).expect("a JSON value has string keys");
     write(&dir.join(CONFIG_FILE), &config)?;
-    let weights = weights::serialize(&hugging_face_tensors(backbone, head))?;
-    write(&dir.join(WEIGHTS_FILE), &weights)?;
+    write_tensors(
+        &dir.join(WEIGHTS_FILE),
+        hugging_face_tensors(backbone, head),
+    )?;
     for (name, bytes) in tokenizer.files()? {
         write(&dir.join(name), &bytes)?;
     }
@@ -259,17 +261,13 @@ fn insert_labels(fields: &mut Map<String, Value>, names: &[String]) {
     fields.insert("num_labels".to_owned(), json!(names.len()));
 }
 
-/// All tensors under the names and in the layout of `transformers`.
-fn hugging_face_tensors(backbone: &Backbone, head: Head<'_>) -> Vec<NamedTensor> {
+/// All tensors under their names in `transformers`.
+fn hugging_face_tensors(backbone: &Backbone, head: Head<'_>) -> Vec<FileTensor> {
     let naming = backbone.config().architecture().naming();
     let model = ModelNaming::new(naming, head);
-    let mut tensors: Vec<NamedTensor> = weights::named_tensors(&backbone.trunk)
-        .into_iter()
-        .map(|tensor| {
-            let name = model.published(&naming.published(&tensor.name), naming);
-            to_hugging_face(tensor, name)
-        })
-        .collect();
+    let mut tensors = file_tensors(&backbone.trunk, |path| {
+        Some(model.published(&naming.published(path), naming))
+    });
     match head {
         Head::Classifier(classifier) => {
             if let Some(naming) = &naming.classifier {
@@ -277,10 +275,8 @@ fn hugging_face_tensors(backbone: &Backbone, head: Head<'_>) -> Vec<NamedTensor>
             }
         }
         Head::Language(Some(linear)) => {
-            tensors.extend(weights::named_tensors(linear).into_iter().map(|tensor| {
-                let name = format!("{LANGUAGE_HEAD}.{}", tensor.name);
-                to_hugging_face(tensor, name)
-            }));
+            let named = |path: &str| Some(format!("{LANGUAGE_HEAD}.{path}"));
+            tensors.extend(file_tensors(linear, named));
         }
         Head::None | Head::Language(None) => {}
     }
@@ -291,31 +287,12 @@ fn hugging_face_tensors(backbone: &Backbone, head: Head<'_>) -> Vec<NamedTensor>
 pub(super) fn classifier_tensors(
     head: &ClassifierHead,
     naming: &ClassifierNaming,
-) -> impl Iterator<Item = NamedTensor> {
-    let field = |field: &str, data: TensorData| NamedTensor {
-        name: format!("{}.{field}", naming.head),
-        owner: String::new(),
-        data,
-    };
-    let weight = field("weight", head.weight_cd.to_data());
-    let bias = head.bias_c.as_ref();
-    std::iter::once(weight).chain(bias.map(|bias_c| field("bias", bias_c.to_data())))
-}
-
-/// A tensor of a module under another name, in f32 and in the layout of `PyTorch`.
-pub(super) fn to_hugging_face(tensor: NamedTensor, name: String) -> NamedTensor {
-    let NamedTensor { owner, data, .. } = tensor;
-    let data = data.convert_dtype(DType::F32);
-    let shape = data.shape().to_vec();
-    let data = if is_transposed(&owner, shape.len()) {
-        let values = data
-            .as_slice::<f32>()
-            .expect("the values were converted to f32");
-        TensorData::new(transpose(values, shape[0], shape[1]), [shape[1], shape[0]])
-    } else {
-        data
-    };
-    NamedTensor { name, owner, data }
+) -> impl Iterator<Item = FileTensor> {
+    let name = |field: &str| format!("{}.{field}", naming.head);
+    let weight = FileTensor::new(name("weight"), head.weight_cd.clone());
+    let bias = head.bias_c.clone();
+    let bias = bias.map(|bias_c| FileTensor::new(name("bias"), bias_c));
+    std::iter::once(weight).chain(bias)
 }
 
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), StudentError> {

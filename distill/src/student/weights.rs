@@ -63,8 +63,6 @@ impl WeightsError {
 pub struct NamedTensor {
     /// Field path joined by dots.
     pub name: String,
-    /// The struct that owns the field, as in `Linear`.
-    pub(super) owner: String,
     /// The values.
     pub data: TensorData,
 }
@@ -75,7 +73,7 @@ pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
 }
 
 /// The tensors of `module` whose name is chosen, in the order of its fields.
-pub(super) fn named_tensors_where<M: Module>(
+fn named_tensors_where<M: Module>(
     module: &M,
     is_chosen: impl Fn(&str) -> bool,
 ) -> Vec<NamedTensor> {
@@ -146,9 +144,9 @@ pub fn load_safetensors_where<M: Module>(
     loader.error.map_or(Ok(module), Err)
 }
 
-pub(super) fn serialize(tensors: &[NamedTensor]) -> Result<Vec<u8>, WeightsError> {
+fn serialize(tensors: &[NamedTensor]) -> Result<Vec<u8>, WeightsError> {
     let mut views = BTreeMap::new();
-    for NamedTensor { name, data, .. } in tensors {
+    for NamedTensor { name, data } in tensors {
         let dtype = stored_dtype(data.dtype()).ok_or_else(|| WeightsError::Unstorable {
             name: name.clone(),
             dtype: data.dtype(),
@@ -248,14 +246,15 @@ struct Collector<'a> {
 
 impl Collector<'_> {
     fn push(&mut self, data: impl FnOnce() -> TensorData) {
-        let (name, owner) = (self.path.name(), self.path.owner().to_owned());
+        let name = self.path.name();
         if (self.is_chosen)(&name) {
             let data = data();
-            self.tensors.push(NamedTensor { name, owner, data });
+            self.tensors.push(NamedTensor { name, data });
         }
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "tensors are written to a file")]
 impl ModuleVisitor for Collector<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);

@@ -125,6 +125,41 @@ fn train_eval_predict_and_export() {
     assert!(target.join("model.safetensors").exists() && target.join("vocab.txt").exists());
 }
 
+/// Cuts a byte off a file of a run's best checkpoint.
+fn damage(folder: &Path, file: &str) {
+    let index = std::fs::read(folder.join("checkpoints/index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let name = index["best"].as_str().unwrap();
+    let path = folder.join("checkpoints").join(name).join(file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.pop();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn verbs_that_need_the_student_alone_read_nothing_else() {
+    let world = World::new();
+    done(&world, &["train"]);
+    let scores = done(&world, &["eval"]);
+    let out = world.path("out");
+    for file in [
+        "student_optimizer.safetensors",
+        "aligner.safetensors",
+        "aligner_optimizer.safetensors",
+    ] {
+        damage(&out, file);
+    }
+    assert_eq!(done(&world, &["eval"]), scores);
+    done(&world, &["predict"]);
+    let target = world.path("exported");
+    done(&world, &["export", target.to_str().unwrap()]);
+    damage(&out, "student.safetensors");
+    let output = run(&world, &["eval"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let expected = "student.safetensors` is damaged: its digest is not that in state.json";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+}
+
 #[test]
 fn a_killed_run_ends_as_one_that_was_not() {
     let world = World::new();
@@ -301,6 +336,7 @@ fn the_cpu_agrees_with_itself() {
         env!("CARGO_MANIFEST_DIR"),
         "/../tests/golden/armada_losses.json"
     );
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
     let output = Command::new(env!("CARGO_BIN_EXE_distill"))
         .args([
             "check-device",
@@ -308,6 +344,8 @@ fn the_cpu_agrees_with_itself() {
             "cpu",
             "--golden",
             golden,
+            "--fixtures",
+            fixtures,
             "--tolerance",
             "1e-5",
         ])
@@ -327,6 +365,10 @@ fn the_cpu_agrees_with_itself() {
         "step losses",
         "step gradients",
         "step updated parameters",
+        "qwen3 gradients",
+        "deberta-v2 steps beside the CPU",
+        "llama with adapters steps over two devices",
+        "bert steps of a resumed run",
     ] {
         assert!(table.contains(quantity), "{table}");
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::done;
 use crate::refusals::{edit, refused};
-use crate::support::{World, alone, record_of};
+use crate::support::{World, alone, record_of, tensor_files};
 use crate::training::{finished, options, remains, setup, train};
 use distill::setup::Outcome;
 
@@ -168,6 +168,12 @@ fn world(task: &str) -> World {
     World::around(folder, fields, &records, CONFIG)
 }
 
+/// A world for runs in processes of their own: the student is drawn from the process's generator, with nobody beside.
+fn world_apart(task: &str) -> World {
+    let _alone = alone();
+    world(task)
+}
+
 fn terms(line: &Value, module: &str) -> Vec<String> {
     let terms = line[module]["terms"].as_object();
     terms.map_or_else(Vec::new, |terms| terms.keys().cloned().collect())
@@ -283,6 +289,40 @@ fn a_stopped_run_ends_bit_equal() {
 }
 
 #[test]
+fn sampled_texts_follow_the_seed_of_the_run() {
+    let _alone = alone();
+    let world = world(WRITTEN);
+    world.replace(
+        "[generation]",
+        "[generation]\nsampling = { temperature = 2.0 }",
+    );
+    let folder = world.path("seventh");
+    let folder = folder.to_str().unwrap();
+    let predicted = || done(&world, &["predict", "--folder", folder]);
+    done(&world, &["train", "--seed", "7", "--folder", folder]);
+    let texts = predicted();
+    // Another seed in the configuration is not that of the run.
+    world.replace("[dataset]", "seed = 8\n[dataset]");
+    assert_eq!(predicted(), texts);
+
+    let setup = setup(&world);
+    let last = distill::checkpoint::Which::Last;
+    let (student, _) = setup.inference.student(folder.as_ref(), last).unwrap();
+    let rows = &setup.data.corpus.validation;
+    let answers = |seed| setup.inference.answers(&student, rows, seed).unwrap();
+    assert_eq!(answers(7), answers(7));
+    assert_ne!(answers(7), answers(8));
+    // Training scored what the run's seed draws.
+    let log = world.path("seventh/evaluations.jsonl");
+    let log = std::fs::read_to_string(log).unwrap();
+    let told: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let scores = |seed| setup.inference.scores(&student, rows, seed).unwrap();
+    let scores = |seed| json!(scores(seed).unwrap().all);
+    assert_eq!(told["scores"], scores(7));
+    assert!((8..12).any(|seed| scores(seed) != scores(7)));
+}
+
+#[test]
 fn parts_of_a_step_add_up_although_responses_differ_in_length() {
     let _alone = alone();
     let world = world(WRITTEN);
@@ -315,7 +355,7 @@ fn parts_of_a_step_add_up_although_responses_differ_in_length() {
 
 #[test]
 fn eval_predict_and_export_of_a_student_that_writes() {
-    let world = world(WRITTEN);
+    let world = world_apart(WRITTEN);
     world.replace("epochs = 2", "epochs = 25");
     world.replace("alternate-epoch", "joint-step");
     world.replace("alpha = 0.0", "alpha = 0.0\nbeta = 0.1");
@@ -352,7 +392,7 @@ fn eval_predict_and_export_of_a_student_that_writes() {
 
 #[test]
 fn adapters_of_a_student_that_writes_are_exported_for_a_language_model() {
-    let world = world(WRITTEN);
+    let world = world_apart(WRITTEN);
     world.replace(
         "[aligner]",
         "[student.lora]\nrank = 2\ntarget_modules = \"all-linear\"\n[aligner]",
@@ -372,8 +412,7 @@ fn adapters_of_a_student_that_writes_are_exported_for_a_language_model() {
     let config = read(&merged, "config.json");
     assert_eq!(config["architectures"], json!(["LlamaForCausalLM"]));
     // What is frozen is in no checkpoint: neither the base weights nor the head.
-    let files = distill::checkpoint::Checkpoints::of(&world.path("out"));
-    let files = files.load(distill::checkpoint::Which::Last).unwrap().files;
+    let files = tensor_files(&world.path("out"));
     let student = safetensors::SafeTensors::deserialize(&files["student.safetensors"]).unwrap();
     let names = student.names();
     assert!(!names.iter().any(|name| name.starts_with("language_head")));
@@ -386,7 +425,7 @@ fn adapters_of_a_student_that_writes_are_exported_for_a_language_model() {
 
 #[test]
 fn predictions_of_a_choice_name_the_option() {
-    let world = world(CHOSEN);
+    let world = world_apart(CHOSEN);
     done(&world, &["train"]);
     let text = done(&world, &["predict", "--form", "jsonl"]);
     for line in text.lines() {
@@ -402,7 +441,7 @@ fn predictions_of_a_choice_name_the_option() {
 #[test]
 fn what_does_not_fit_a_generation_task_is_refused() {
     let changed = |from: &str, to: &str| {
-        let world = world(WRITTEN);
+        let world = world_apart(WRITTEN);
         world.replace(from, to);
         refused(&world, &["train"])
     };
@@ -429,7 +468,7 @@ fn what_does_not_fit_a_generation_task_is_refused() {
             .contains("a table of your own, or one of chatml, llama-3")
     );
 
-    let world = world(WRITTEN);
+    let world = world_apart(WRITTEN);
     edit(
         &world,
         "data/task.toml",

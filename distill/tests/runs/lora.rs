@@ -94,10 +94,20 @@ fn adapters_are_exported_merged_or_alone() {
     assert_eq!(config["r"], 2);
     assert_eq!(
         config["base_model_name_or_path"],
-        world.path("base").to_str().unwrap()
+        world.path("base").canonicalize().unwrap().to_str().unwrap()
     );
-    // Again over the first.
-    done(&world, &["export", alone.to_str().unwrap(), "--adapter"]);
+    // Again over the first, with a name that holds on other machines.
+    let export = ["export", alone.to_str().unwrap(), "--adapter"];
+    let named = ["--base-model", "armada/base"];
+    done(&world, &[&export[..], &named].concat());
+    let config = std::fs::read(alone.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["base_model_name_or_path"], "armada/base");
+    // A whole student has no base model to name.
+    let whole = ["export", alone.to_str().unwrap()];
+    let output = run(&world, &[&whole[..], &named].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("--adapter"), "{}", stderr(&output));
 }
 
 fn sorted(mut names: Vec<&str>) -> Vec<&str> {

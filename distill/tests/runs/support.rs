@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use distill::checkpoint::{Checkpoints, Which};
 use schemas::{
     DatasetIdentity, Example, ExampleId, FloatType, Label, Manifest, Provenance, Sha256Digest,
     ShardWriter, SignalKind, SignalSpec, SignalValue, Split, TeacherIdentity, TeacherRecord,
@@ -217,4 +218,12 @@ noise_sigmas = [1]
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The tensor files of a run's last checkpoint.
+pub(crate) fn tensor_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let checkpoint = Checkpoints::of(folder).open(Which::Last).unwrap();
+    let read = |name: &str| checkpoint.file(name).unwrap().to_vec();
+    let names = checkpoint.file_names();
+    names.map(|name| (name.to_owned(), read(name))).collect()
 }

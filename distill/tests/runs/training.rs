@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::support::{CONFIG, World, alone, record, rows};
+use crate::support::{CONFIG, World, alone, record, rows, tensor_files};
 use burn::tensor::{Device, Tensor};
 use distill::checkpoint::{Checkpoints, Which};
 use distill::config::Config;
@@ -63,7 +63,7 @@ pub(crate) fn remains(folder: &Path) -> Remains {
         line
     });
     Remains {
-        files: Checkpoints::of(folder).load(Which::Last).unwrap().files,
+        files: tensor_files(folder),
         steps: steps.collect(),
         evaluations: std::fs::read_to_string(folder.join("evaluations.jsonl")).unwrap(),
         result: std::fs::read_to_string(folder.join("result.json")).unwrap(),
@@ -244,7 +244,7 @@ fn files_after(setup: &Setup, folder: &Path, num_steps: u64) -> BTreeMap<String,
         &options(folder, Variant::Method),
         &Stop::after_steps(num_steps),
     );
-    Checkpoints::of(folder).load(Which::Last).unwrap().files
+    tensor_files(folder)
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn variants_of_a_seed_start_from_the_same_student() {
     let start = |variant: Variant| {
         let folder = world.path(&variant.to_string());
         train(&setup, &options(&folder, variant), &Stop::after_steps(0));
-        Checkpoints::of(&folder).load(Which::Last).unwrap().files
+        tensor_files(&folder)
     };
     let method = start(Variant::Method);
     for variant in [
@@ -361,8 +361,8 @@ fn first_step_on(world: &World, devices: impl Into<Devices>, name: &str) -> (Vec
                 .map(|term| term.as_f64().unwrap()),
         );
     }
-    let bytes =
-        &Checkpoints::of(&folder).load(Which::Last).unwrap().files["student_optimizer.safetensors"];
+    let files = tensor_files(&folder);
+    let bytes = &files["student_optimizer.safetensors"];
     let stored = safetensors::SafeTensors::deserialize(bytes).unwrap();
     let mut weights = Vec::new();
     for (name, view) in stored.iter().collect::<BTreeMap<_, _>>() {
@@ -519,7 +519,7 @@ fn a_run_that_diverges_keeps_nothing_of_it() {
     assert!(log("unlogged").is_empty());
     assert!(!Checkpoints::of(&world.path("unlogged")).exist());
     let kept = Checkpoints::of(&world.path("logged"))
-        .load(Which::Last)
+        .open(Which::Last)
         .unwrap();
     assert_eq!(kept.state.position.step, 1);
 }

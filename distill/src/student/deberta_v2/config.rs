@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::student::StudentError;
 use crate::student::activation::Activation;
-use crate::student::architecture::{Architecture, ClassifierNaming, Naming};
+use crate::student::architecture::{Architecture, ClassifierNaming, Naming, Sizes};
 use crate::student::fields::{Fields, shown};
 
 /// A DeBERTa-v2 encoder's shape: every value has been checked.
@@ -115,7 +115,7 @@ impl DebertaV2Config {
             attention_dropout: fields.dropout_or("attention_probs_dropout_prob", 0.1)?,
             pooler_dropout: fields.dropout_or("pooler_dropout", 0.0)?,
             pooler_activation: fields.activation_or("pooler_hidden_act", Activation::Gelu)?,
-            layer_norm_epsilon: fields.number_or("layer_norm_eps", 1e-7)?,
+            layer_norm_epsilon: fields.epsilon_or("layer_norm_eps", 1e-7)?,
             pad_token_id: fields.optional_id("pad_token_id")?.unwrap_or(0),
             relative: RelativeConfig::from_fields(fields, max_positions)?,
             convolution: ConvolutionConfig::from_fields(fields, hidden_size)?,
@@ -235,32 +235,21 @@ static NAMING: Naming = Naming {
 };
 
 impl Architecture for DebertaV2Config {
-    fn hidden_size(&self) -> usize {
-        self.hidden_size
-    }
-
-    fn num_layers(&self) -> usize {
-        self.num_layers
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden: self.hidden_size,
+            num_layers: self.num_layers,
+            vocab: self.vocab_size,
+            max_positions: self.max_positions,
+        }
     }
 
     fn keep_layers(&mut self, num_layers: usize) {
         self.num_layers = num_layers;
     }
 
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn max_positions(&self) -> usize {
-        self.max_positions
-    }
-
     fn pad_token_id(&self) -> Option<u32> {
         Some(self.pad_token_id)
-    }
-
-    fn is_causal(&self) -> bool {
-        false
     }
 
     fn naming(&self) -> &'static Naming {

@@ -8,187 +8,27 @@
 //! A checkpoint is written to a hidden folder and renamed; then `index.json` is replaced by another rename. Whatever
 //! happens in between, the index names complete checkpoints.
 
+mod error;
+mod identity;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use schemas::Sha256Digest;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use crate::config::differences;
+pub use error::CheckpointError;
+pub use identity::RunIdentity;
+
+use crate::mapped::map;
 
 /// Version of the checkpoint format.
 const FORMAT_VERSION: u32 = 2;
 const INDEX_FILE: &str = "index.json";
 const STATE_FILE: &str = "state.json";
-const STUDENT_DIGEST: &str = "student digest";
-
-/// Why a checkpoint cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// A file could not be read or written.
-    #[error("cannot {action} `{}`: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// There is none.
-    #[error("`{}` holds no checkpoint", folder.display())]
-    None {
-        /// The run folder.
-        folder: PathBuf,
-    },
-    /// A file is not what was written.
-    #[error("checkpoint file `{}` is damaged: {problem}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Another version of the format.
-    #[error("checkpoint `{}` has format version {found}, and this build reads version {FORMAT_VERSION}", path.display())]
-    FormatVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-    },
-    /// The run folder holds a run of another configuration.
-    #[error("run folder `{}` holds a run with {key} = {stored}, and the configuration says {configured}", folder.display())]
-    OtherRun {
-        /// The run folder.
-        folder: PathBuf,
-        /// The key that differs.
-        key: String,
-        /// Its value in the checkpoint.
-        stored: Value,
-        /// Its value now.
-        configured: Value,
-    },
-}
-
-impl CheckpointError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Io { .. } => return None,
-            Self::None { .. } => "train first: `distill train`".to_owned(),
-            Self::Damaged { .. } => "start over with --restart".to_owned(),
-            Self::FormatVersion { .. } => {
-                "go on with the version that wrote it, or start over with --restart".to_owned()
-            }
-            Self::OtherRun { .. } => {
-                "change it back, name another folder in `output.path`, or train anew with --restart"
-                    .to_owned()
-            }
-        })
-    }
-
-    fn io<'a>(
-        path: &'a Path,
-        action: &'static str,
-    ) -> impl FnOnce(std::io::Error) -> Self + use<'a> {
-        move |source| Self::Io {
-            path: path.to_owned(),
-            action,
-            source,
-        }
-    }
-}
-
-/// What a run is: equal identities are the same run and can continue each other.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunIdentity {
-    /// The variant's name.
-    pub variant: String,
-    /// From which all randomness follows; with the position, this is the whole random state.
-    pub seed: u64,
-    /// Digest of the frozen cache.
-    pub cache: String,
-    /// Digest of the tokenised and joined data.
-    pub data: String,
-    /// The task's metric, which chooses the checkpoint.
-    pub metric: String,
-    /// The task's classes in the order of the outputs; null for a task of numbers.
-    pub classes: Option<Vec<String>>,
-    /// Digest of the pretrained student's `config.json` and weights; null for a fresh student.
-    pub student: Option<String>,
-    /// Devices that shared each step: other numbers of them compute other means and draw other dropout.
-    #[serde(default = "one")]
-    pub num_devices: usize,
-    /// The resolved configuration.
-    pub config: Value,
-}
-
-fn one() -> usize {
-    1
-}
-
-impl RunIdentity {
-    fn as_value(&self) -> Value {
-        let mut value = self.config.clone();
-        let fields = value.as_object_mut().expect("a configuration is a table");
-        for (key, entry) in [
-            ("variant", self.variant.clone().into()),
-            ("seed", self.seed.into()),
-            ("number of devices", self.num_devices.into()),
-            ("cache digest", self.cache.clone().into()),
-            ("data digest", self.data.clone().into()),
-            ("metric", self.metric.clone().into()),
-            ("classes", self.classes.clone().into()),
-            (STUDENT_DIGEST, self.student.clone().into()),
-        ] {
-            fields.insert(key.to_owned(), entry);
-        }
-        value
-    }
-
-    /// Checks that this is the run that a folder holds.
-    ///
-    /// # Errors
-    /// [`CheckpointError::OtherRun`] names the first key that differs.
-    pub fn check_same(&self, stored: &Self, folder: &Path) -> Result<(), CheckpointError> {
-        same(&stored.as_value(), &self.as_value(), folder)
-    }
-
-    /// Checks that the student of the run that a folder holds is this run's, however the two are trained: equal
-    /// weights answer alike under both.
-    ///
-    /// # Errors
-    /// [`CheckpointError::OtherRun`] names the first key that differs.
-    pub fn check_same_student(&self, stored: &Self, folder: &Path) -> Result<(), CheckpointError> {
-        let student = |identity: &Self| {
-            let all = identity.as_value();
-            json!({
-                "student": all["student"],
-                STUDENT_DIGEST: all[STUDENT_DIGEST],
-                "aligner": all["aligner"],
-                "objective": {"preset": all["objective"]["preset"]},
-                "classes": all["classes"],
-            })
-        };
-        same(&student(stored), &student(self), folder)
-    }
-}
-
-fn same(stored: &Value, configured: &Value, folder: &Path) -> Result<(), CheckpointError> {
-    match differences(stored, configured).into_iter().next() {
-        None => Ok(()),
-        Some((key, stored, configured)) => Err(CheckpointError::OtherRun {
-            folder: folder.to_owned(),
-            key,
-            stored,
-            configured,
-        }),
-    }
-}
 
 /// Where in a run the next step is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,7 +70,7 @@ pub struct State {
     files: BTreeMap<String, Sha256Digest>,
 }
 
-/// A moment of a run.
+/// A moment of a run, to be written.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Which, where, how good.
@@ -261,6 +101,44 @@ impl Checkpoint {
             },
             files,
         }
+    }
+}
+
+/// A moment of a run, as it was written: whoever needs a tensor file reads it.
+///
+/// The files are open: a training that goes on may replace the checkpoint meanwhile.
+#[derive(Debug)]
+pub struct StoredCheckpoint {
+    /// Which, where, how good.
+    pub state: State,
+    folder: PathBuf,
+    files: BTreeMap<String, File>,
+}
+
+impl StoredCheckpoint {
+    /// A tensor file, mapped into memory and checked against its digest.
+    ///
+    /// # Errors
+    /// The checkpoint has no such file, or it is not what was written.
+    pub fn file(&self, name: &str) -> Result<Mmap, CheckpointError> {
+        let path = self.folder.join(name);
+        let damaged = |problem: &str| CheckpointError::Damaged {
+            path: path.clone(),
+            problem: problem.to_owned(),
+        };
+        let known = self.files.get(name).zip(self.state.files.get(name));
+        let (file, digest) = known.ok_or_else(|| damaged("state.json does not name it"))?;
+        let bytes = map(file).map_err(CheckpointError::io(&path, "read"))?;
+        if Sha256Digest::of(&bytes) == *digest {
+            Ok(bytes)
+        } else {
+            Err(damaged("its digest is not that in state.json"))
+        }
+    }
+
+    /// The names of all tensor files.
+    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+        self.state.files.keys().map(String::as_str)
     }
 }
 
@@ -338,11 +216,11 @@ impl Checkpoints {
         self.prune(&index)
     }
 
-    /// Reads a checkpoint and checks every file against its digest.
+    /// Opens a checkpoint. Of its files the state alone is read.
     ///
     /// # Errors
-    /// There is none, or it is damaged.
-    pub fn load(&self, which: Which) -> Result<Checkpoint, CheckpointError> {
+    /// There is none, or its state is damaged.
+    pub fn open(&self, which: Which) -> Result<StoredCheckpoint, CheckpointError> {
         let none = || CheckpointError::None {
             folder: self.run_folder.clone(),
         };
@@ -353,19 +231,17 @@ impl Checkpoints {
         };
         let folder = self.folder.join(name);
         let state = Self::read_state(&folder)?;
-        let mut files = BTreeMap::new();
-        for (name, digest) in &state.files {
+        let open = |name: &String| {
             let path = folder.join(name);
-            let bytes = fs::read(&path).map_err(CheckpointError::io(&path, "read"))?;
-            if Sha256Digest::of(&bytes) != *digest {
-                return Err(CheckpointError::Damaged {
-                    path,
-                    problem: "its digest is not that in state.json".to_owned(),
-                });
-            }
-            files.insert(name.clone(), bytes);
-        }
-        Ok(Checkpoint { state, files })
+            let file = File::open(&path).map_err(CheckpointError::io(&path, "open"))?;
+            Ok((name.clone(), file))
+        };
+        let files = state.files.keys().map(open).collect::<Result<_, _>>()?;
+        Ok(StoredCheckpoint {
+            state,
+            folder,
+            files,
+        })
     }
 
     /// Removes all checkpoints.
@@ -471,20 +347,6 @@ fn remove(folder: &Path) -> Result<(), CheckpointError> {
 mod tests {
     use super::*;
 
-    fn identity() -> RunIdentity {
-        RunIdentity {
-            variant: "method".into(),
-            seed: 1,
-            cache: "sha256:00".into(),
-            data: "sha256:01".into(),
-            metric: "accuracy".into(),
-            classes: Some(vec!["no".into(), "yes".into()]),
-            student: None,
-            num_devices: 1,
-            config: json!({"training": {"epochs": 2, "batch_size": 8}}),
-        }
-    }
-
     fn checkpoint(step: u64, best: u64) -> Checkpoint {
         let files = [("student.safetensors".to_owned(), vec![step as u8; 3])].into();
         let position = Position {
@@ -492,7 +354,7 @@ mod tests {
             ..Position::default()
         };
         Checkpoint::new(
-            identity(),
+            identity::tests::identity(),
             position,
             Some(Best {
                 score: Some(0.5),
@@ -512,14 +374,12 @@ mod tests {
             checkpoints.save(&checkpoint(step, best)).unwrap();
         }
         assert_eq!(
-            checkpoints.load(Which::Last).unwrap().state.position.step,
+            checkpoints.open(Which::Last).unwrap().state.position.step,
             4
         );
-        let best = checkpoints.load(Which::Best).unwrap();
-        assert_eq!(
-            (best.state.position.step, &best.files["student.safetensors"]),
-            (2, &vec![2, 2, 2])
-        );
+        let best = checkpoints.open(Which::Best).unwrap();
+        assert_eq!(best.state.position.step, 2);
+        assert_eq!(best.file("student.safetensors").unwrap()[..], [2, 2, 2]);
         let mut names: Vec<String> = fs::read_dir(folder.path().join("checkpoints"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -532,6 +392,22 @@ mod tests {
     }
 
     #[test]
+    fn an_open_checkpoint_outlives_its_replacement() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::of(folder.path());
+        checkpoints.save(&checkpoint(1, 1)).unwrap();
+        let open = checkpoints.open(Which::Last).unwrap();
+        checkpoints.save(&checkpoint(2, 2)).unwrap();
+        assert!(
+            !folder
+                .path()
+                .join("checkpoints/step-00000001-pass-0")
+                .exists()
+        );
+        assert_eq!(open.file("student.safetensors").unwrap()[..], [1, 1, 1]);
+    }
+
+    #[test]
     fn a_damaged_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::of(folder.path());
@@ -540,49 +416,17 @@ mod tests {
             .path()
             .join("checkpoints/step-00000001-pass-0/student.safetensors");
         fs::write(&file, [1, 1, 0]).unwrap();
-        let error = checkpoints.load(Which::Last).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("is damaged: its digest is not that in state.json"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn another_run_is_refused_by_the_key_that_differs() {
-        let other = RunIdentity {
-            config: json!({"training": {"epochs": 3, "batch_size": 8}}),
-            ..identity()
-        };
-        let error = other.check_same(&identity(), Path::new("out")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "run folder `out` holds a run with training.epochs = 2, and the configuration says 3"
-        );
-        let other = RunIdentity {
-            cache: "sha256:11".into(),
-            ..identity()
-        };
-        let error = other.check_same(&identity(), Path::new("out")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "run folder `out` holds a run with cache digest = \"sha256:00\", and the configuration says \"sha256:11\""
-        );
-        other
-            .check_same_student(&identity(), Path::new("out"))
-            .unwrap();
-        let other = RunIdentity {
-            classes: Some(vec!["yes".into(), "no".into()]),
-            ..identity()
-        };
-        for check in [RunIdentity::check_same, RunIdentity::check_same_student] {
-            let error = check(&other, &identity(), Path::new("out")).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                r#"run folder `out` holds a run with classes = ["no","yes"], and the configuration says ["yes","no"]"#
-            );
-            check(&identity(), &identity(), Path::new("out")).unwrap();
+        let stored = checkpoints.open(Which::Last).unwrap();
+        for (name, problem) in [
+            (
+                "student.safetensors",
+                "its digest is not that in state.json",
+            ),
+            ("aligner.safetensors", "state.json does not name it"),
+        ] {
+            let error = stored.file(name).unwrap_err().to_string();
+            let expected = format!("{name}` is damaged: {problem}");
+            assert!(error.ends_with(&expected), "{error}");
         }
     }
 }

@@ -1,12 +1,10 @@
-//! Adapters beside those of the package `peft`: expected values are in `tests/fixtures/bert-tiny-lora`, made by
+//! A BERT classifier's adapters: expected values are in `tests/fixtures/bert-tiny-lora`, made by
 //! `scripts/fixtures/make_lora.py`.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use distill::heads::AlignerConfig;
@@ -16,16 +14,12 @@ use distill::student::peft::save_adapter;
 use distill::student::save::{HeadOutputs, save_pretrained};
 use distill::student::weights::named_tensors;
 use distill::student::{Backbone, LoraConfig, TextTokenizer, TokenBatch};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Largest absolute difference from `peft` that f32 rounding explains.
-const TOLERANCE: f32 = 1e-5;
-
-/// Name, and shape with values.
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+use crate::{
+    Tensors, assert_near, by_path, fixtures, lora, serialize, tensors, transposed, values,
+};
 
 #[derive(Deserialize)]
 struct Batch {
@@ -40,10 +34,6 @@ struct Expected {
     logits: Vec<f32>,
     layer: String,
     gradients: BTreeMap<String, Vec<f32>>,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
 fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
@@ -63,43 +53,6 @@ fn batch(device: &Device) -> TokenBatch {
     }
 }
 
-fn tensors(bytes: &[u8]) -> Tensors {
-    let stored = SafeTensors::deserialize(bytes).unwrap();
-    let read = |(name, view): (&str, TensorView<'_>)| {
-        let values = view.data().as_chunks::<4>().0.iter();
-        let values = values.map(|chunk| f32::from_le_bytes(*chunk)).collect();
-        (name.to_owned(), (view.shape().to_vec(), values))
-    };
-    stored.iter().map(read).collect()
-}
-
-fn serialize(tensors: &Tensors) -> Vec<u8> {
-    let stored: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, (shape, values))| {
-            let bytes = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            (name, shape, bytes)
-        })
-        .collect();
-    let views = stored.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(safetensors::Dtype::F32, (*shape).clone(), bytes).unwrap();
-        (name.as_str(), view)
-    });
-    safetensors::serialize(views, None).unwrap()
-}
-
-fn transposed(shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
-    let [rows, columns] = *shape else {
-        return (shape.to_vec(), values.to_vec());
-    };
-    let swapped =
-        (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column]));
-    (vec![columns, rows], swapped.collect())
-}
-
 /// The fixture without dropout, and without the tensors that start with `lost`.
 fn base(lost: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -109,10 +62,6 @@ fn base(lost: &str) -> tempfile::TempDir {
     weights.retain(|name, _| lost.is_empty() || !name.starts_with(lost));
     fs::write(dir.path().join("model.safetensors"), serialize(&weights)).unwrap();
     dir
-}
-
-fn lora(text: &str) -> LoraConfig {
-    toml::from_str(text).unwrap()
 }
 
 fn student(base: &Path, lora: &LoraConfig, device: &Device) -> Student {
@@ -150,42 +99,8 @@ fn fixture_student(device: &Device) -> Student {
     student.load_safetensors(&serialize(&trained)).unwrap()
 }
 
-fn assert_near(actual: &[f32], expected: &[f32]) {
-    assert_eq!(actual.len(), expected.len());
-    let scale = expected
-        .iter()
-        .fold(1.0_f32, |most, value| most.max(value.abs()));
-    for (actual, expected) in actual.iter().zip(expected) {
-        let difference = (actual - expected).abs();
-        assert!(
-            difference <= TOLERANCE * scale,
-            "{actual} is not {expected}"
-        );
-    }
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
-
 #[test]
 fn logits_and_gradients_are_those_of_peft() {
-    /// Gradients by field path.
-    struct Collector<'a>(&'a GradientsParams, Vec<String>, BTreeMap<String, Vec<f32>>);
-    impl ModuleVisitor for Collector<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.1.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.1.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-            let gradient = self.0.get::<D>(parameter.id);
-            let transposed = gradient.map(|gradient| values(gradient.swap_dims(0, D - 1)));
-            self.2
-                .extend(transposed.map(|values| (self.1.join("."), values)));
-        }
-    }
     let expected: Expected = read("bert-tiny-lora/expected.json");
     let device = Device::flex().autodiff();
     let student = fixture_student(&device);
@@ -198,13 +113,12 @@ fn logits_and_gradients_are_those_of_peft() {
     let gradients = GradientsParams::from_grads(loss.backward(), &student);
     // 3 layers, 2 maps, 2 matrices; the main head's weight and bias. Nothing frozen has a gradient.
     assert_eq!(gradients.len(), 14);
-    let mut found = Collector(&gradients, Vec::new(), BTreeMap::new());
-    student.visit(&mut found);
+    let found = by_path(&student, &gradients);
     for (matrix, expected_values) in &expected.gradients {
         let name = own_name(&format!("{}.lora_{matrix}.weight", expected.layer));
-        let is_it = |path: &&String| path.replace(".Bert.", ".").ends_with(&name);
-        let path = found.2.keys().find(is_it).unwrap();
-        assert_near(&found.2[path], expected_values);
+        let is_it = |path: &&String| path.ends_with(&name);
+        let path = found.keys().find(is_it).unwrap();
+        assert_near(&found[path], expected_values);
     }
 }
 

@@ -1,117 +1,22 @@
-//! `distill check-device`: the losses and gradients of a file of expected values, and one training step, on a device
-//! beside the CPU.
+//! The gradients of one training step, and the update that they lead to, beside the CPU's.
 
-use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::aligner::Aligner;
-use crate::cli::print;
 use crate::data::{Padding, token_batch};
-use crate::device::DeviceChoice;
-use crate::error::{Error, Status};
-use crate::golden;
+use crate::error::Error;
+use crate::generator::{self, Others};
+use crate::golden::Comparison;
 use crate::heads::AlignerConfig;
 use crate::model::Student;
 use crate::objective::{Guidance, Objective, ObjectiveConfig, Preset, Targets, TaskKind};
 use crate::optimizer::{ModuleAdamW, clip_global_norm};
 use crate::student::weights::{load_safetensors, named_tensors, to_safetensors};
 use crate::student::{Backbone, Encoding, FreshBertConfig};
-
-/// The verb's command line.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// `cpu`, or `cuda:0` and so on in a build with feature `cuda`.
-    #[arg(long, default_value = "cpu")]
-    device: DeviceChoice,
-    /// A file of expected losses, as tests/golden/armada_losses.json.
-    #[arg(long)]
-    golden: Option<PathBuf>,
-    /// Largest difference relative to the largest expected entry of a tensor.
-    #[arg(long, default_value_t = 1e-3)]
-    tolerance: f64,
-}
-
-/// One line of the table.
-struct Line {
-    name: String,
-    count: usize,
-    /// NaN where an entry is.
-    difference: f64,
-}
-
-impl Arguments {
-    /// Prints the table on standard output.
-    ///
-    /// # Errors
-    /// [`Error::DeviceDiffers`] where a difference is over the tolerance.
-    pub fn run(self) -> Result<Status, Error> {
-        let device = self.device.open()?;
-        let mut lines = Vec::new();
-        if let Some(path) = &self.golden {
-            let json = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-            lines.extend(golden_lines(&device, &json)?);
-        }
-        lines.extend(step_lines(&device)?);
-        let mut text = format!(
-            "{:28}  {:>7}  {:>12}\n",
-            "quantity", "tensors", "difference"
-        );
-        for line in &lines {
-            writeln!(
-                text,
-                "{:28}  {:>7}  {:>12.3e}",
-                line.name, line.count, line.difference
-            )
-            .expect("a string takes any text");
-        }
-        print(&text)?;
-        let is_over = |line: &&Line| line.difference.is_nan() || line.difference > self.tolerance;
-        let count = lines.iter().filter(is_over).count();
-        if count > 0 {
-            return Err(Error::DeviceDiffers {
-                device: self.device.to_string(),
-                count,
-                tolerance: self.tolerance,
-            });
-        }
-        Ok(Status::Done)
-    }
-}
-
-/// The largest difference of each quantity over all cases of the file.
-fn golden_lines(device: &Device, json: &str) -> Result<Vec<Line>, Error> {
-    let mut lines: Vec<Line> = Vec::new();
-    for comparison in golden::compare(device, json)? {
-        let name = format!("golden {}", comparison.quantity);
-        let difference = comparison.relative();
-        match lines.iter_mut().find(|line| line.name == name) {
-            Some(line) => {
-                line.count += 1;
-                line.difference = largest(line.difference, difference);
-            }
-            None => lines.push(Line {
-                name,
-                count: 1,
-                difference,
-            }),
-        }
-    }
-    Ok(lines)
-}
-
-/// `max` that keeps NaN.
-fn largest(one: f64, two: f64) -> f64 {
-    if one.is_nan() || two.is_nan() {
-        f64::NAN
-    } else {
-        one.max(two)
-    }
-}
 
 /// Rows, positions and classes of the training step.
 const ROWS: usize = 6;
@@ -150,12 +55,13 @@ fn models(device: &Device) -> Result<Models, Error> {
     );
     // Devices draw different numbers.
     heads.dropout = 0.0;
-    device.seed(7);
-    let encoder = Backbone::fresh(&sizes, VOCABULARY, device)?;
-    let student = Student::from_parts(encoder, heads.init_student_heads(sizes.hidden_size, device));
-    Ok(Models {
-        student,
-        aligner: heads.init_aligner(FEATURE_WIDTH, device),
+    generator::drawing(device, 7, Others::None, || {
+        let encoder = Backbone::fresh(&sizes, VOCABULARY, device)?;
+        let heads_of_student = heads.init_student_heads(sizes.hidden_size, device);
+        Ok(Models {
+            student: Student::from_parts(encoder, heads_of_student),
+            aligner: heads.init_aligner(FEATURE_WIDTH, device),
+        })
     })
 }
 
@@ -165,6 +71,7 @@ struct Gradients {
     gradients: Vec<TensorData>,
 }
 
+#[expect(clippy::disallowed_methods, reason = "a comparison reads")]
 fn gradients(models: &Models, device: &Device) -> Gradients {
     let encodings: Vec<Encoding> = (0..ROWS)
         .map(|row| {
@@ -221,6 +128,7 @@ fn gradients(models: &Models, device: &Device) -> Gradients {
 }
 
 /// Gradients in the order of the module's fields.
+#[expect(clippy::disallowed_methods, reason = "a comparison reads")]
 fn collect<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<TensorData> {
     struct Collector<'a> {
         gradients: &'a GradientsParams,
@@ -272,7 +180,7 @@ fn update(student: Student, gradients: &[TensorData], device: &Device) -> Vec<Te
         .collect()
 }
 
-fn step_lines(device: &Device) -> Result<Vec<Line>, Error> {
+pub(super) fn compare(device: &Device) -> Result<Vec<Comparison>, Error> {
     let cpu = Device::flex().autodiff();
     let device = device.clone().autodiff();
     let reference = models(&cpu)?;
@@ -289,51 +197,24 @@ fn step_lines(device: &Device) -> Result<Vec<Line>, Error> {
         update(reference.student, given, &cpu),
         update(other.student, given, &device),
     );
+    let row = |quantity, actual: &[f32], expected: &[f32]| {
+        Comparison::new("step", quantity, actual, expected)
+    };
+    // All tensors as one: gradients that are zero but for rounding are measured by the others.
     Ok(vec![
-        Line {
-            name: "step losses".to_owned(),
-            count: expected.losses.len(),
-            difference: relative(&actual.losses, &expected.losses),
-        },
-        line("step gradients", &actual.gradients, &expected.gradients),
-        line("step updated parameters", &update, &updated),
+        row("losses", &actual.losses, &expected.losses),
+        row(
+            "gradients",
+            &flat(&actual.gradients),
+            &flat(&expected.gradients),
+        ),
+        row("updated parameters", &flat(&update), &flat(&updated)),
     ])
 }
 
-/// All tensors as one: gradients that are zero but for rounding are measured by the others.
-fn line(name: &str, actual: &[TensorData], expected: &[TensorData]) -> Line {
-    let flat = |all: &[TensorData]| -> Vec<f32> {
-        all.iter()
-            .flat_map(|data| {
-                data.clone()
-                    .try_to_vec::<f32>()
-                    .expect("parameters are f32")
-            })
-            .collect()
-    };
-    Line {
-        name: name.to_owned(),
-        count: expected.len(),
-        difference: relative(&flat(actual), &flat(expected)),
-    }
-}
-
-/// Largest difference by largest expected entry; NaN where sizes differ.
-fn relative(actual: &[f32], expected: &[f32]) -> f64 {
-    if actual.len() != expected.len() {
-        return f64::NAN;
-    }
-    let pairs = actual.iter().zip(expected);
-    let difference = pairs
-        .map(|(a, e)| f64::from(a - e).abs())
-        .fold(0.0, largest);
-    let magnitude = expected
-        .iter()
-        .map(|e| f64::from(e.abs()))
-        .fold(0.0, largest);
-    if difference == 0.0 {
-        0.0
-    } else {
-        difference / magnitude
-    }
+fn flat(all: &[TensorData]) -> Vec<f32> {
+    let values = |data: &TensorData| data.clone().try_to_vec::<f32>();
+    all.iter()
+        .flat_map(|data| values(data).expect("parameters are f32"))
+        .collect()
 }
