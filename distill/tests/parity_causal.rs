@@ -14,6 +14,7 @@ use distill::heads::AlignerConfig;
 use distill::model::Student;
 use distill::objective::{Preset, TaskKind};
 use distill::random::Randomness;
+use distill::student::parity::CAUSAL;
 use distill::student::save::{ClassifierHead, HeadOutputs, save_language_model, save_pretrained};
 use distill::student::{
     Backbone, Cache, LanguageModel, TextTokenizer, TokenBatch, WordPieceOptions,
@@ -26,16 +27,6 @@ const TOLERANCE: f32 = 1e-4;
 
 /// Rows of every fixture's word embedding.
 const VOCABULARY: usize = 64;
-
-const MODELS: [&str; 7] = [
-    "llama-grouped-tied",
-    "llama-biased-untied",
-    "qwen2",
-    "qwen3",
-    "opt",
-    "opt-post-norm-projected",
-    "opt-plain-norm-unbiased",
-];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
@@ -131,7 +122,7 @@ fn real(values: &[f32], mask_bs: &Tensor<2, Int>) -> Vec<f32> {
 #[test]
 fn left_and_right_padding_pool_alike() {
     let device = Device::flex();
-    for name in MODELS {
+    for name in CAUSAL {
         let (expected, model) = (expected(name), load(name, &device));
         let pooled = |side| {
             let batch = expected.batch(side, &device);
@@ -145,7 +136,7 @@ fn left_and_right_padding_pool_alike() {
 #[test]
 fn steps_with_a_cache_equal_the_whole() {
     let device = Device::flex();
-    for name in MODELS {
+    for name in CAUSAL {
         let (expected, model) = (expected(name), load(name, &device));
         for side in ["right", "left"] {
             let batch = expected.batch(side, &device);
@@ -173,7 +164,7 @@ fn steps_with_a_cache_equal_the_whole() {
 #[test]
 fn a_later_token_changes_nothing_before_it() {
     let device = Device::flex();
-    for name in MODELS {
+    for name in CAUSAL {
         let (expected, model) = (expected(name), load(name, &device));
         let batch = expected.batch("right", &device);
         let changed = TokenBatch {
@@ -206,7 +197,7 @@ fn config_of(dir: &Path) -> serde_json::Value {
 #[test]
 fn a_saved_language_model_is_what_transformers_wrote() {
     let scratch = tempfile::tempdir().unwrap();
-    for name in MODELS {
+    for name in CAUSAL {
         let model = load(name, &Device::flex());
         let dir = scratch.path().join(name);
         save_language_model(&dir, &model, &tokenizer()).unwrap();
@@ -331,7 +322,7 @@ fn a_student_reads_the_last_token_with_a_head_without_bias() {
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
     let words = (5..VOCABULARY).map(|id| format!("word{id}"));
     let vocabulary: Vec<String> = special.into_iter().chain(words).collect();
-    for name in MODELS {
+    for name in CAUSAL {
         let dir = without_dropout(name);
         let tokenizer =
             TextTokenizer::from_vocabulary(&vocabulary, WordPieceOptions::default(), 8).unwrap();

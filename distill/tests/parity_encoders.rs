@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use distill::student::parity::ENCODERS;
 use distill::student::save::{ClassifierHead, HeadOutputs, save_pretrained};
 use distill::student::{Backbone, TextTokenizer, TokenBatch};
 use safetensors::tensor::TensorView;
@@ -16,15 +17,6 @@ use safetensors::{Dtype, SafeTensors};
 
 /// Largest difference over largest expected value.
 const TOLERANCE: f32 = 1e-4;
-
-const ALL: [&str; 6] = [
-    "bert",
-    "roberta",
-    "deberta-v2",
-    "deberta-v3",
-    "deberta-separate",
-    "deberta-c2p",
-];
 
 /// Name to shape and values.
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -128,7 +120,7 @@ fn changed_copy(name: &str, dir: &Path, change: impl Fn(&mut serde_json::Value))
 #[test]
 fn a_row_alone_equals_the_row_in_a_padded_batch() {
     let device = Device::flex();
-    for name in ALL {
+    for name in ENCODERS {
         let expected = read(&fixture(name).join("expected.safetensors"));
         let backbone = load(&fixture(name), &device);
         let whole = batch(&expected, &device);

@@ -161,7 +161,6 @@ mod tests {
     #[test]
     fn a_file_is_that_of_the_library() {
         let device = Device::flex();
-        device.seed(3);
         let linear = Linear::new(3, 5, &device);
         let named = |name: &str| Some(format!("model.{name}"));
         let dir = tempfile::tempdir().unwrap();
