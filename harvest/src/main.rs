@@ -1,5 +1,6 @@
 //! The `harvest` command.
 
+#[cfg(target_os = "linux")]
 mod allocator;
 
 use std::process::ExitCode;
@@ -7,7 +8,6 @@ use std::process::ExitCode;
 use harvest::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    allocator::keep_small();
     harvest::logging::start();
     match Cli::read() {
         Ok(cli) => cli::report(cli.run()),

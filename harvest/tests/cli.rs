@@ -706,3 +706,18 @@ fn an_address_for_scrapers_that_cannot_be_had_is_told_before_anything_is_done() 
     assert_eq!(served.status.code(), Some(0), "{told}");
     assert!(told.contains("metrics are at http://127.0.0.1:"), "{told}");
 }
+
+/// The settings are found by the name of a symbol: where that is wrong, nothing else tells.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_allocator_has_its_settings() {
+    let output = Command::new(env!("CARGO_BIN_EXE_harvest"))
+        .arg("--version")
+        .env("_RJEM_MALLOC_CONF", "stats_print:true")
+        .output()
+        .unwrap();
+    let told = shown(&output);
+    for setting in ["opt.narenas: 2", "opt.dirty_decay_ms: 10 "] {
+        assert!(told.contains(setting), "{told}");
+    }
+}
