@@ -23,7 +23,7 @@ struct Body {
     #[serde(default)]
     system_fingerprint: Option<String>,
     #[serde(default)]
-    usage: Option<Usage>,
+    usage: Option<json::Usage>,
 }
 
 #[derive(Deserialize)]
@@ -31,12 +31,6 @@ struct Item {
     #[serde(default)]
     index: Option<usize>,
     embedding: Embedding,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: Option<u32>,
 }
 
 impl EmbeddingsReply {
@@ -146,6 +140,16 @@ mod tests {
                 Err((ErrorClass::Deterministic, problem.to_owned())),
                 "{body}"
             );
+        }
+    }
+
+    #[test]
+    fn an_odd_count_costs_no_vector() {
+        for (count, expected) in [("7.0", Some(7)), ("-1", None), ("5e9", None)] {
+            let body =
+                format!(r#"{{"data":[{{"embedding":[1]}}],"usage":{{"prompt_tokens":{count}}}}}"#);
+            let reply = EmbeddingsReply::parse(body.as_bytes(), 1).unwrap();
+            assert_eq!(reply.tokens_in, expected);
         }
     }
 
