@@ -60,7 +60,7 @@ impl Packer {
 
     /// Adds a request; returns the batch that it made full.
     fn add(&mut self, pending: Pending) -> Option<Batch> {
-        let num_bytes = pending.request.prompt.len();
+        let num_bytes = pending.request.longest_prompt();
         let is_over = !self.batch.is_empty() && self.num_bytes + num_bytes > self.limits.max_bytes;
         let mut full = is_over.then(|| self.take());
         self.num_bytes += num_bytes;
@@ -88,21 +88,24 @@ mod tests {
     proptest! {
         #[test]
         fn batches_keep_the_order_and_the_limits(
-            lengths in proptest::collection::vec(0_usize..40, 0..60),
+            lengths in proptest::collection::vec((0_usize..40, 0_usize..40), 0..60),
             max_requests in 1_usize..8,
             max_bytes in 1_usize..100,
         ) {
             let mut packer = Packer::new(BatchLimits { max_requests, max_bytes });
             let mut batches = Vec::new();
-            for (position, length) in (0..).zip(&lengths) {
-                let request = Request::text(ExampleId::from([0; 16]), 0, "x".repeat(*length));
+            for (position, (length, further)) in (0..).zip(&lengths) {
+                let mut request = Request::text(ExampleId::from([0; 16]), 0, "x".repeat(*length));
+                request.further.push(("y".repeat(*further), None));
                 batches.extend(packer.add(Pending { position, request }));
             }
             batches.push(packer.take());
             for batch in &batches {
-                let bytes: usize = batch.iter().map(|pending| pending.request.prompt.len()).sum();
+                let requests = || batch.iter().map(|pending| &pending.request);
+                let bytes: usize = requests().map(|request| request.prompt.len()).sum();
+                let further: usize = requests().map(|request| request.further[0].0.len()).sum();
                 prop_assert!(batch.len() <= max_requests);
-                prop_assert!(bytes <= max_bytes || batch.len() == 1);
+                prop_assert!(bytes.max(further) <= max_bytes || batch.len() == 1);
             }
             let positions: Vec<u64> = batches.iter().flatten().map(|pending| pending.position).collect();
             prop_assert_eq!(positions, (0..lengths.len() as u64).collect::<Vec<_>>());

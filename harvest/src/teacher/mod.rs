@@ -95,6 +95,12 @@ impl Request {
         }
     }
 
+    /// Bytes of the longest prompt: each of several teachers is sent its own.
+    pub(crate) fn longest_prompt(&self) -> usize {
+        let further = self.further.iter().map(|(prompt, _)| prompt.len());
+        further.fold(self.prompt.len(), usize::max)
+    }
+
     /// 128 bits of SHA-256 over what is said; example and draw do not enter.
     pub(crate) fn digest(&self) -> [u8; 16] {
         let mut hasher = Sha256::new();
