@@ -258,7 +258,7 @@ impl Cache {
         }
         if !parts.is_empty() {
             each_key(&self.place, |key| {
-                parts.forget(&key);
+                parts.forget_row(&key);
                 Ok(())
             })?;
             parts.compact()?;

@@ -49,9 +49,15 @@ pub(crate) fn number(prefix: &str, name: &str) -> Option<u32> {
 pub(crate) struct Part {
     /// Which part it is.
     pub(crate) part: String,
-    /// What it says.
+    /// What it says; without any signal, that what was kept before is of no use.
     #[serde(flatten)]
     pub(crate) record: TeacherRecord,
+}
+
+impl Part {
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.record.signals.is_empty()
+    }
 }
 
 /// A part of a reply and where it stands.
@@ -60,6 +66,8 @@ pub(crate) struct PartLine {
     pub(crate) key: Key,
     pub(crate) part: String,
     pub(crate) line: Line,
+    /// Whether the line says that the part is of no use.
+    pub(crate) is_forgotten: bool,
 }
 
 /// Where a reply stands in its segment.

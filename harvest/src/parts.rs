@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::Key;
 use crate::journal::{Line, Lines, Part, PartLine, Segment, json, line};
-use crate::teacher::{ErrorClass, Paid, Reply, Request, TeacherError};
+use crate::teacher::{ErrorClass, Paid, Reply, Request, TeacherError, holds};
 
 const FILE: &str = "parts.journal";
 
@@ -83,8 +83,12 @@ impl Parts {
                         line: number,
                         problem: error.to_string(),
                     })?;
-                let key = (part.record.id, part.record.draw);
-                self.insert(key, part.part, Line::at(offset, bytes.len()));
+                self.insert(PartLine {
+                    key: (part.record.id, part.record.draw),
+                    line: Line::at(offset, bytes.len()),
+                    is_forgotten: part.is_forgotten(),
+                    part: part.part,
+                });
             }
             offset += bytes.len() as u64;
             if bytes.last() == Some(&b'\n') {
@@ -123,11 +127,34 @@ impl Parts {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert(&self, key: Key, part: String, line: Line) {
+    fn insert(&self, of: PartLine) {
         let mut kept = self.kept();
-        let parts = kept.entry(key).or_default();
-        parts.retain(|(name, _)| *name != part);
-        parts.push((part, line));
+        let parts = kept.entry(of.key).or_default();
+        parts.retain(|(name, _)| *name != of.part);
+        if !of.is_forgotten {
+            parts.push((of.part, of.line));
+        } else if parts.is_empty() {
+            kept.remove(&of.key);
+        }
+    }
+
+    fn names(&self, key: &Key) -> Vec<String> {
+        let kept = self.kept();
+        let parts = kept.get(key).into_iter().flatten();
+        parts.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Forgets the parts of a row that hold a signal which does not fit the cache.
+    ///
+    /// # Errors
+    /// As [`Paid::forget`].
+    pub(crate) fn forget_signal(
+        &self,
+        request: &Request,
+        signal: &str,
+    ) -> Result<(), TeacherError> {
+        let names = self.names(&(request.id, request.draw));
+        forget_holding(self, names, request, signal)
     }
 
     /// Keeps parts that stand in the journal at `path`, durably.
@@ -141,7 +168,7 @@ impl Parts {
         let mut source = Lines::open(path)?;
         for part in parts {
             let line = self.append(source.bytes(part.line)?)?;
-            self.insert(part.key, part.part, line);
+            self.insert(PartLine { line, ..part });
         }
         File::open(&self.path)
             .and_then(|file| file.sync_data())
@@ -155,7 +182,12 @@ impl Parts {
     pub(crate) fn absorb(&self, other: &Self) -> Result<(), Error> {
         let kept = std::mem::take(&mut *other.kept());
         let lines = kept.into_iter().flat_map(|(key, parts)| {
-            let of_key = move |(part, line)| PartLine { key, part, line };
+            let of_key = move |(part, line)| PartLine {
+                key,
+                part,
+                line,
+                is_forgotten: false,
+            };
             parts.into_iter().map(of_key)
         });
         self.carry(&other.path, lines.collect())?;
@@ -188,7 +220,7 @@ impl Parts {
     }
 
     /// Forgets the parts of a row that is whole; the file shrinks with the next [`compact`](Self::compact).
-    pub(crate) fn forget(&self, key: &Key) {
+    pub(crate) fn forget_row(&self, key: &Key) {
         self.kept().remove(key);
     }
 
@@ -258,6 +290,7 @@ impl Parts {
 fn read_part(path: &Path, line: Line) -> Option<Reply> {
     let read = Lines::open(path).and_then(|mut lines| lines.parse::<Part>(line));
     match read {
+        Ok(part) if part.is_forgotten() => None,
         Ok(Part { record, .. }) => Some(Reply {
             signals: record.signals,
             provenance: record.provenance,
@@ -281,6 +314,21 @@ fn part_of(part: &str, request: &Request, reply: &Reply) -> Part {
     }
 }
 
+fn forget_holding(
+    paid: &dyn Paid,
+    names: Vec<String>,
+    request: &Request,
+    signal: &str,
+) -> Result<(), TeacherError> {
+    for name in names {
+        let kept = paid.find(&name, request);
+        if kept.is_some_and(|reply| holds(&name, &reply, signal)) {
+            paid.forget(&name, request)?;
+        }
+    }
+    Ok(())
+}
+
 /// Without a shard: what comes is carried over at once.
 impl Paid for Parts {
     fn find(&self, part: &str, request: &Request) -> Option<Reply> {
@@ -290,7 +338,12 @@ impl Paid for Parts {
     fn keep(&self, part: &str, request: &Request, reply: &Reply) -> Result<(), TeacherError> {
         let written = self.append(&line(&part_of(part, request, reply)));
         let line = written.map_err(|error| self.not_kept(error))?;
-        self.insert((request.id, request.draw), part.to_owned(), line);
+        self.insert(PartLine {
+            key: (request.id, request.draw),
+            part: part.to_owned(),
+            line,
+            is_forgotten: reply.signals.is_empty(),
+        });
         Ok(())
     }
 }
@@ -311,6 +364,25 @@ impl SegmentParts {
             carried,
             latest: Mutex::default(),
         }
+    }
+
+    /// As [`Parts::forget_signal`].
+    pub(crate) fn forget_signal(
+        &self,
+        request: &Request,
+        signal: &str,
+    ) -> Result<(), TeacherError> {
+        let key = (request.id, request.draw);
+        let mut names = self.carried.names(&key);
+        let latest = self.latest();
+        names.extend(
+            latest
+                .keys()
+                .filter(|(of, _)| *of == key)
+                .map(|(_, name)| name.clone()),
+        );
+        drop(latest);
+        forget_holding(self, names, request, signal)
     }
 
     fn latest(&self) -> MutexGuard<'_, HashMap<(Key, String), Line>> {
@@ -374,13 +446,13 @@ mod tests {
         assert_eq!(again.find("picture", &one), Some(reply("first")));
         assert_eq!(again.find("picture", &two), Some(reply("third")));
         assert_eq!(again.find("feature", &two), None);
-        again.forget(&(one.id, 0));
+        again.forget_row(&(one.id, 0));
         again.compact().unwrap();
 
         let last = open(folder.path(), "m");
         assert_eq!(last.find("picture", &one), None);
         assert_eq!(last.find("picture", &two), Some(reply("third")));
-        last.forget(&(two.id, 3));
+        last.forget_row(&(two.id, 3));
         last.compact().unwrap();
         assert!(!folder.path().join(FILE).exists());
     }
@@ -400,6 +472,38 @@ mod tests {
         assert_eq!(parts.find("address", &one), Some(reply("new")));
         assert_eq!(parts.find("address", &two), None);
         assert_eq!(parts.find("picture", &one), None);
+    }
+
+    #[test]
+    fn a_part_that_is_of_no_use_is_forgotten_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Request::text(ExampleId::from([1; 16]), 0, "one");
+        let parts = open(folder.path(), "m");
+        for part in ["a picture", "a", "b"] {
+            parts.keep(part, &one, &reply("old")).unwrap();
+        }
+        // The signal `text` of the teacher `a`; its picture holds the same one here.
+        parts.forget_signal(&one, "a_text").unwrap();
+        parts.forget("b", &one).unwrap();
+        parts.keep("a picture", &one, &reply("new")).unwrap();
+        for parts in [parts, open(folder.path(), "m")] {
+            assert_eq!(parts.names(&(one.id, 0)), ["a picture"]);
+            assert_eq!(parts.find("a picture", &one), Some(reply("new")));
+        }
+
+        // So it is within a shard, whose segment outlives its process.
+        let carried = Arc::new(open(folder.path(), "m"));
+        let segment = Arc::new(Segment::create(folder.path(), 0, &manifest("m")).unwrap());
+        let parts = SegmentParts::new(Arc::clone(&segment), Arc::clone(&carried));
+        parts.keep("b", &one, &reply("new")).unwrap();
+        parts.forget_signal(&one, "b_text").unwrap();
+        parts.forget("a picture", &one).unwrap();
+        assert_eq!(parts.find("a picture", &one), None);
+        assert_eq!(parts.find("b", &one), None);
+        carried
+            .carry(segment.path(), segment.parts().unwrap())
+            .unwrap();
+        assert!(carried.is_empty() && open(folder.path(), "m").is_empty());
     }
 
     #[test]

@@ -76,10 +76,11 @@ impl Replay {
                 problem: error.to_string(),
             };
             if json.starts_with(b"{\"part\":") {
-                let Part { part, record } = serde_json::from_slice(json).map_err(invalid)?;
+                let part: Part = serde_json::from_slice(json).map_err(invalid)?;
                 self.parts.push(PartLine {
-                    key: (record.id, record.draw),
-                    part,
+                    key: (part.record.id, part.record.draw),
+                    is_forgotten: part.is_forgotten(),
+                    part: part.part,
                     line: at,
                 });
             } else {

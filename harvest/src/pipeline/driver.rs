@@ -43,8 +43,6 @@ const MAX_OPEN_SHARDS: usize = 4;
 enum Outcome {
     Kept(Key, Line),
     Failed(Request, TeacherError),
-    /// What was answered does not fit the cache: neither do the parts that it was made of.
-    Unfit(Request, TeacherError),
     /// The reply could not be journalled.
     Lost(Error),
 }
@@ -242,7 +240,7 @@ impl<'a> Driver<'a> {
             let outcomes = requests
                 .into_iter()
                 .zip(replies)
-                .map(|(request, reply)| keep(request, reply, &manifest, &paid.segment));
+                .map(|(request, reply)| keep(request, reply, &manifest, &paid));
             Answer {
                 shard,
                 rows: positions.into_iter().zip(outcomes).collect(),
@@ -283,15 +281,6 @@ impl<'a> Driver<'a> {
             let row = match outcome {
                 Outcome::Lost(error) => return Err(error),
                 Outcome::Failed(request, error) => {
-                    if error.class == ErrorClass::Deterministic && error.tries == 0 {
-                        // Nothing was sent, so what is kept is to blame.
-                        self.drop_parts(answer.shard, &request);
-                    }
-                    self.fail(&request, error)?;
-                    None
-                }
-                Outcome::Unfit(request, error) => {
-                    self.drop_parts(answer.shard, &request);
                     self.fail(&request, error)?;
                     None
                 }
@@ -311,14 +300,6 @@ impl<'a> Driver<'a> {
         self.close_if_full();
         self.commit_if_settled(answer.shard);
         Ok(())
-    }
-
-    fn drop_parts(&mut self, shard: u32, request: &Request) {
-        let key = (request.id, request.draw);
-        self.parts.forget(&key);
-        if let Some(shard) = self.open.get_mut(&shard) {
-            shard.drop_parts(key);
-        }
     }
 
     fn fail(&mut self, request: &Request, error: TeacherError) -> Result<(), Error> {
@@ -377,15 +358,16 @@ fn keep(
     request: Request,
     reply: Result<Reply, TeacherError>,
     manifest: &Manifest,
-    segment: &Segment,
+    paid: &SegmentParts,
 ) -> Outcome {
     let reply = match reply {
         Ok(reply) => reply,
         Err(error) => return Outcome::Failed(request, error),
     };
-    match record(&request, reply, manifest) {
-        Err(error) => Outcome::Unfit(request, error),
-        Ok(record) => match segment.append(&record) {
+    let forget = |signal: &str| paid.forget_signal(&request, signal);
+    match record(&request, reply, manifest, forget) {
+        Err(error) => Outcome::Failed(request, error),
+        Ok(record) => match paid.segment.append(&record) {
             Ok(line) => Outcome::Kept((record.id, record.draw), line),
             Err(error) => Outcome::Lost(error.into()),
         },

@@ -336,11 +336,13 @@ pub fn expected_manifest(
     .with_notes(plan.notes().clone()))
 }
 
-/// The row that a reply becomes in a cache with this manifest.
+/// The row that a reply becomes in a cache with this manifest. The first signal that does not fit it is handed to
+/// `forget`, which forgets the parts that hold it: they never will.
 fn record(
     request: &Request,
     reply: Reply,
     manifest: &Manifest,
+    forget: impl FnOnce(&str) -> Result<(), TeacherError>,
 ) -> Result<TeacherRecord, TeacherError> {
     let Reply {
         signals,
@@ -354,6 +356,11 @@ fn record(
         provenance,
     };
     record.fit(&manifest.signals).map_err(|error| {
+        if let schemas::Error::InvalidSignal { signal, .. } = &error
+            && let Err(not_forgotten) = forget(signal)
+        {
+            return not_forgotten;
+        }
         let mut error = TeacherError::new(ErrorClass::Deterministic, error.to_string());
         error.tries = tries;
         error

@@ -22,8 +22,6 @@ pub(super) struct OpenShard {
     number: u32,
     segment: Arc<Segment>,
     rows: Vec<(u64, Line)>,
-    /// Rows whose parts are not carried over.
-    dropped: HashSet<Key>,
     num_sent: usize,
     num_settled: usize,
     num_bytes: usize,
@@ -35,7 +33,6 @@ impl OpenShard {
             number,
             segment: Arc::new(segment),
             rows: Vec::new(),
-            dropped: HashSet::new(),
             num_sent: 0,
             num_settled: 0,
             num_bytes: 0,
@@ -58,11 +55,6 @@ impl OpenShard {
             self.num_bytes += line.num_bytes();
             self.rows.push((position, line));
         }
-    }
-
-    /// Parts of this row are of no use.
-    pub(super) fn drop_parts(&mut self, key: Key) {
-        self.dropped.insert(key);
     }
 
     /// Whether it takes no more requests.
@@ -100,10 +92,10 @@ impl OpenShard {
             file = Some(commit(place, self.number, manifest, replies)?);
         }
         let mut unfinished = self.segment.parts()?;
-        unfinished.retain(|part| !whole.contains(&part.key) && !self.dropped.contains(&part.key));
+        unfinished.retain(|part| !whole.contains(&part.key));
         parts.carry(self.segment.path(), unfinished)?;
         for key in &whole {
-            parts.forget(key);
+            parts.forget_row(key);
         }
         self.segment.remove()?;
         Ok(Committed { file, num_rows })

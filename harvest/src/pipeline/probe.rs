@@ -94,7 +94,8 @@ impl Probe {
             .expect("one request has one outcome")?;
         let teacher = self.teacher.describe();
         let manifest = new_manifest(&self.plan, teacher, &reply, &self.config)?;
-        let record = record(request, reply, &manifest)?;
+        let forget = |signal: &str| self.parts.forget_signal(request, signal);
+        let record = record(request, reply, &manifest, forget)?;
         Ok(Found {
             manifest,
             row: (pending.position, record),

@@ -5,6 +5,7 @@
 
 mod anthropic;
 pub(crate) mod batch;
+mod binary;
 mod chat;
 mod class;
 mod command;
@@ -67,6 +68,7 @@ pub(crate) use http::install_tls;
 pub use paid::{NotKept, Paid};
 pub use retry::Retry;
 pub use several::Several;
+pub(crate) use several::holds;
 
 /// One question to a teacher.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -459,7 +461,7 @@ impl OpenContext<'_> {
 /// The configured teacher. Nothing is sent yet.
 ///
 /// # Errors
-/// As [`TeacherKind::open`].
+/// As [`TeacherKind::open`]; also where two of several teachers give signals of one name.
 pub fn open<'a>(
     entries: &'a [TeacherEntry],
     context: impl Fn(&'a TeacherEntry) -> OpenContext<'a>,
@@ -471,9 +473,8 @@ pub fn open<'a>(
                 let name = entry.name.clone().unwrap_or_default();
                 Ok((name, entry.kind.open(&context(entry))?))
             });
-            Ok(Arc::new(Several::new(
-                named.collect::<Result<_, TeacherError>>()?,
-            )))
+            let named = named.collect::<Result<_, TeacherError>>()?;
+            Ok(Arc::new(Several::new(named)?))
         }
     }
 }

@@ -7,7 +7,8 @@ use futures::future::{BoxFuture, join_all};
 use schemas::{ExampleId, Provenance, TeacherIdentity};
 
 use super::{
-    Answers, BatchLimits, Description, Offer, Paid, Reply, Request, Teacher, TeacherError, Usage,
+    Answers, BatchLimits, Description, ErrorClass, Offer, Paid, Reply, Request, Teacher,
+    TeacherError, Usage,
 };
 
 /// Asks every one of several teachers about a row; the row is whole once all have answered. What some answered is kept
@@ -20,7 +21,11 @@ pub struct Several {
 
 impl Several {
     /// The teachers by name, of which there must be one; the signals of each get its name in front.
-    pub fn new(teachers: Vec<(String, Arc<dyn Teacher>)>) -> Self {
+    ///
+    /// # Errors
+    /// A [`TeacherError`] where the signals of two get the same name.
+    pub fn new(teachers: Vec<(String, Arc<dyn Teacher>)>) -> Result<Self, TeacherError> {
+        refuse_equal_signals(&teachers)?;
         let described = || {
             teachers
                 .iter()
@@ -60,10 +65,10 @@ impl Several {
             batch,
             max_in_flight,
         };
-        Self {
+        Ok(Self {
             teachers,
             description,
-        }
+        })
     }
 
     /// What the teacher at `index` is asked of a request.
@@ -119,6 +124,52 @@ impl Several {
     }
 }
 
+/// `x` with `prompt_logprobs` and `x_prompt` with `logprobs` would fill one column.
+fn refuse_equal_signals(teachers: &[(String, Arc<dyn Teacher>)]) -> Result<(), TeacherError> {
+    let mut owners = BTreeMap::new();
+    for (name, teacher) in teachers {
+        for offer in &teacher.describe().offers {
+            let signal = prefixed(name, &offer.name);
+            if let Some(other) = owners.insert(signal.clone(), name) {
+                let problem =
+                    format!("the teachers `{other}` and `{name}` both give a signal `{signal}`");
+                return Err(TeacherError::new(ErrorClass::Deterministic, problem)
+                    .advise(format!("give [teachers.{name}] another name")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parts of one teacher: its name is the part that its whole reply is, and stands before the names of the others.
+struct PartsOf<'a> {
+    name: &'a str,
+    paid: &'a dyn Paid,
+}
+
+impl PartsOf<'_> {
+    fn name(&self, part: &str) -> String {
+        format!("{} {part}", self.name)
+    }
+}
+
+impl Paid for PartsOf<'_> {
+    fn find(&self, part: &str, request: &Request) -> Option<Reply> {
+        self.paid.find(&self.name(part), request)
+    }
+
+    fn keep(&self, part: &str, request: &Request, reply: &Reply) -> Result<(), TeacherError> {
+        self.paid.keep(&self.name(part), request, reply)
+    }
+}
+
+/// Whether a part of this name holds a signal as the cache names it: that of the only teacher, or of one of several.
+pub(crate) fn holds(part: &str, reply: &Reply, signal: &str) -> bool {
+    let teacher = part.split(' ').next().unwrap_or_default();
+    let mut own = reply.signals.keys();
+    own.any(|own| own == signal || prefixed(teacher, own) == signal)
+}
+
 /// The replies of one teacher, those that are kept already among them.
 async fn ask_one(
     name: &str,
@@ -137,7 +188,7 @@ async fn ask_one(
         .map(|(request, _)| request.clone())
         .collect();
     if !missing.is_empty() {
-        let answers = match teacher.query(&missing, paid).await {
+        let answers = match teacher.query(&missing, &PartsOf { name, paid }).await {
             Ok(answers) => answers.replies,
             Err(error) => missing.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -227,3 +278,6 @@ impl Teacher for Several {
         Box::pin(self.ask(requests, paid))
     }
 }
+
+#[cfg(test)]
+mod tests;

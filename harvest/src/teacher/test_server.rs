@@ -204,7 +204,7 @@ pub(super) async fn ask_one(teacher: &dyn Teacher, prompt: &str) -> Result<Reply
     super::ask_alone(teacher, &request(0, prompt)).await
 }
 
-/// Keeps parts in memory.
+/// Keeps parts in memory, the latest of a name last.
 #[derive(Debug, Default)]
 pub(super) struct Kept(Mutex<Vec<(String, Request, Reply)>>);
 
@@ -213,8 +213,9 @@ impl Paid for Kept {
         let kept = self.0.lock().unwrap();
         let found = kept
             .iter()
-            .find(|(name, of, _)| name == part && of.id == request.id && of.draw == request.draw);
-        found.map(|(_, _, reply)| reply.clone())
+            .rfind(|(name, of, _)| name == part && of.id == request.id && of.draw == request.draw);
+        let reply = found.map(|(_, _, reply)| reply.clone());
+        reply.filter(|reply| !reply.signals.is_empty())
     }
 
     fn keep(&self, part: &str, request: &Request, reply: &Reply) -> Result<(), TeacherError> {

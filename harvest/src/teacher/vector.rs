@@ -3,18 +3,11 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+use super::binary;
 use super::class::{ErrorClass, TeacherError};
-
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// How one vector is made of one for each token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, serde::Serialize)]
@@ -176,9 +169,8 @@ impl<'de> Visitor<'de> for EmbeddingVisitor {
 }
 
 fn from_base64(text: &str) -> Result<Vec<f32>, String> {
-    let bytes = BASE64
-        .decode(text)
-        .map_err(|error| format!("the vector's base64: {error}"))?;
+    let bytes = binary::from_base64(text);
+    let bytes = bytes.map_err(|error| format!("the vector's base64: {error}"))?;
     let (chunks, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
         let num_bytes = bytes.len();

@@ -213,5 +213,46 @@ async fn a_part_that_does_not_fit_is_asked_for_again() {
     assert_eq!((again.ending, again.num_committed), (Ending::Complete, 1));
     let names: Vec<_> = project.records()[0].signals.keys().cloned().collect();
     assert_eq!(names, ["a_feature", "b_feature"]);
+    assert_eq!(num_asked(&server, "a", "two"), 1, "its part did fit");
     assert_eq!(ids(&project), all(&TEXTS[..3]));
+}
+
+/// How often a model was asked about a text.
+fn num_asked(server: &Server, model: &str, text: &str) -> usize {
+    let calls = server.calls();
+    let of = calls
+        .iter()
+        .filter(|call| call.body["model"] == model && call.text == text);
+    of.count()
+}
+
+#[tokio::test]
+async fn a_row_without_its_picture_keeps_what_another_teacher_said() {
+    let server = Server::start(|call: &Call| {
+        let sum: u32 = call.text.bytes().map(u32::from).sum();
+        embedding(&json!([sum]))
+    })
+    .await;
+    let teacher = |name: &str, more: &str| {
+        format!(
+            "[teachers.{name}]\nkind = \"embeddings\"\nurl = \"{}\"\nmodel = \"{name}\"\nbatch = 1\n{more}\n",
+            server.url
+        )
+    };
+    let sees = teacher("sees", "input = \"data-uri\"\nimage_field = \"text\"");
+    let project = Project::new(&TEXTS[..3], &format!("{}{sees}", teacher("plain", "")));
+    let draw = |name: &str| {
+        let picture = image::RgbImage::new(1, 1);
+        picture
+            .save_with_format(project.path(name), image::ImageFormat::Png)
+            .unwrap();
+    };
+    draw(TEXTS[0]);
+    draw(TEXTS[2]);
+    let summary = project.run().await.unwrap();
+    assert_eq!((summary.num_committed, summary.num_failed), (2, 1));
+    draw(TEXTS[1]);
+    let again = project.run_with(Stop::default(), true, None).await.unwrap();
+    assert_eq!((again.ending, again.num_committed), (Ending::Complete, 1));
+    assert_eq!(num_asked(&server, "plain", TEXTS[1]), 1);
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use schemas::SignalValue;
 
-use super::generator::{IMAGE, REVISED_PROMPT, automatic1111, openai};
+use super::generator::{ADDRESS, IMAGE, REVISED_PROMPT, automatic1111, openai};
 use super::grid::Grid;
 use crate::teacher::fuzz::check_error;
 use crate::teacher::media::Picture;
@@ -24,7 +24,7 @@ pub(crate) fn reply(data: &[u8]) {
                 SignalValue::Image(bytes) if name == IMAGE => {
                     Picture::new(bytes, "generated").expect("a picture was checked");
                 }
-                SignalValue::Text(_) if name == "address" || name == REVISED_PROMPT => {}
+                SignalValue::Text(_) if name == ADDRESS || name == REVISED_PROMPT => {}
                 other => unreachable!("`{name}` is {other:?}"),
             }
         }

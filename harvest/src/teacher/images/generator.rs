@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Instant, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::future::BoxFuture;
 use schemas::{Provenance, SignalValue, TeacherIdentity};
 use serde::{Deserialize, Serialize};
@@ -14,21 +12,20 @@ use serde_json::{Map, Value, json};
 use super::super::exchange::unix_milliseconds;
 use super::super::http::{Endpoint, KeyHeader};
 use super::super::json;
-use super::super::media::{Media, Picture};
+use super::super::media::Picture;
 use super::super::options::{Options, Settings};
 use super::super::{
-    Answers, BatchLimits, Description, ErrorClass, OpenContext, Paid, Reply, Request, Teacher,
-    TeacherError, Usage,
+    Answers, BatchLimits, Description, ErrorClass, Paid, Reply, Request, Teacher, TeacherError,
+    Usage, binary,
 };
-use super::part_name;
-use crate::config::{CommonConfig, ConfigError, Section, ServerConfig};
+use crate::config::{ConfigError, Section, ServerConfig};
 
 /// The signal of the picture.
 pub(super) const IMAGE: &str = "image";
 /// The signal of the prompt as the server changed it.
 pub(super) const REVISED_PROMPT: &str = "revised_prompt";
-/// The part of a row that the address of a picture is.
-const ADDRESS: &str = "address";
+/// The signal of the picture's address, from servers that keep the picture themselves.
+pub(super) const ADDRESS: &str = "address";
 
 /// The keys of `[teacher]` that belong to the generator.
 #[derive(Clone, Debug, Deserialize)]
@@ -145,16 +142,12 @@ pub(super) struct Generator {
     description: Description,
     config: GeneratorConfig,
     endpoint: Endpoint,
-    /// Fetches from the server's own host and the configured ones, without any key.
-    media: Media,
-    address_part: String,
 }
 
 impl Generator {
     pub(super) fn open(
         server: &ServerConfig,
         config: &GeneratorConfig,
-        context: &OpenContext<'_>,
     ) -> Result<Self, TeacherError> {
         let mut settings = Settings::new("api", config.api);
         settings.add(
@@ -171,18 +164,7 @@ impl Generator {
             model: server.model.clone(),
             settings: settings.into(),
         };
-        let mut image_hosts = context.common.image_hosts.clone();
-        image_hosts.push(server.url.host());
-        let common = CommonConfig {
-            image_hosts,
-            ..context.common.clone()
-        };
-        let context = OpenContext {
-            common: &common,
-            ..context.clone()
-        };
         Ok(Self {
-            address_part: format!("{}-{ADDRESS}", part_name(&identity)),
             description: Description {
                 identity,
                 offers: Vec::new(),
@@ -191,18 +173,11 @@ impl Generator {
             },
             config: config.clone(),
             endpoint: Endpoint::open(server, KeyHeader::Bearer)?,
-            media: Media::new(&context)?,
         })
     }
 
-    async fn ask(&self, request: &Request, paid: &dyn Paid) -> Result<Reply, TeacherError> {
-        if let Some(kept) = paid.find(&self.address_part, request) {
-            match self.fetch(kept).await {
-                // Addresses end to be valid, often after an hour.
-                Err(error) if error.class == ErrorClass::Deterministic => {}
-                outcome => return outcome,
-            }
-        }
+    /// The reply with a picture or its address.
+    async fn ask(&self, request: &Request) -> Result<Reply, TeacherError> {
         let sent = Instant::now();
         let path: &[&str] = match self.config.api {
             Api::OpenAi => &["images", "generations"],
@@ -223,30 +198,6 @@ impl Generator {
         made.provenance.latency_ms = Some(sent.elapsed().as_secs_f32() * 1e3);
         made.provenance.answered_at = unix_milliseconds(SystemTime::now());
         made.provenance.tries = 1;
-        if made.signals.contains_key(ADDRESS) {
-            paid.keep(&self.address_part, request, &made)?;
-            return self.fetch(made).await;
-        }
-        Ok(made)
-    }
-
-    /// The reply with the picture in place of its address.
-    async fn fetch(&self, mut made: Reply) -> Result<Reply, TeacherError> {
-        let picture = match made.signals.remove(ADDRESS) {
-            Some(SignalValue::Text(url)) if url.starts_with("data:") => Picture::of_data_uri(&url)?,
-            Some(SignalValue::Text(url))
-                if url.starts_with("http://") || url.starts_with("https://") =>
-            {
-                self.media.read(&url).await?
-            }
-            _ => {
-                return Err(unusable(
-                    "the `url` of the picture is none of http, https and data",
-                ));
-            }
-        };
-        made.signals
-            .insert(IMAGE.to_owned(), SignalValue::Image(picture.bytes));
         Ok(made)
     }
 }
@@ -272,7 +223,9 @@ struct OpenAiPicture {
 
 #[derive(Deserialize)]
 struct OpenAiUsage {
+    #[serde(default, deserialize_with = "json::count")]
     input_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "json::count")]
     output_tokens: Option<u32>,
 }
 
@@ -281,7 +234,9 @@ pub(super) fn openai(body: &[u8]) -> Result<Reply, TeacherError> {
     let body: OpenAiBody = json::read(body, "list of pictures")?;
     let picture = body.data.into_iter().next();
     let picture = picture.ok_or_else(|| unusable("the reply has no picture"))?;
-    let (name, value) = match (picture.b64_json, picture.url) {
+    // Some servers fill in the one that they do not use.
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let (name, value) = match (given(picture.b64_json), given(picture.url)) {
         (Some(data), _) => (IMAGE, SignalValue::Image(decode(&data)?)),
         (None, Some(url)) => (ADDRESS, SignalValue::Text(url)),
         (None, None) => return Err(unusable("the picture has neither `b64_json` nor `url`")),
@@ -333,7 +288,7 @@ fn decode(data: &str) -> Result<Vec<u8>, TeacherError> {
     if data.starts_with("data:") {
         return Ok(Picture::of_data_uri(data)?.bytes);
     }
-    let bytes = BASE64.decode(data);
+    let bytes = binary::from_base64(data);
     let bytes = bytes.map_err(|error| unusable(&format!("the picture's base64: {error}")))?;
     Ok(Picture::new(bytes, "generated")?.bytes)
 }
@@ -355,11 +310,11 @@ impl Teacher for Generator {
     fn query<'a>(
         &'a self,
         requests: &'a [Request],
-        paid: &'a dyn Paid,
+        _paid: &'a dyn Paid,
     ) -> BoxFuture<'a, Result<Answers, TeacherError>> {
         Box::pin(async {
             let request = requests.first().expect("a batch has a request");
-            Ok(vec![Ok(self.ask(request, paid).await?)].into())
+            Ok(vec![Ok(self.ask(request).await?)].into())
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::num::NonZeroU32;
 
-use image::{ImageReader, Limits, RgbaImage};
+use image::{ImageError, ImageReader, Limits, RgbaImage};
 use serde_json::{Value, json};
 
 use super::super::http::shorten;
@@ -52,7 +52,7 @@ impl Grid {
     /// Deterministic where the file is no picture that can be decoded within limits.
     pub(super) fn encode(self, file: &[u8]) -> Result<Vec<f32>, TeacherError> {
         let picture = decode(file).map_err(|problem| {
-            let problem = shorten(&problem);
+            let problem = shorten(&problem.to_string());
             let problem = format!("the generated picture cannot be decoded: {problem}");
             TeacherError::new(ErrorClass::Deterministic, problem)
                 .advise("ask the generator for PNG, JPEG or WebP of at most 4096 by 4096 pixels")
@@ -87,17 +87,29 @@ impl Grid {
     }
 }
 
-fn decode(file: &[u8]) -> Result<RgbaImage, String> {
-    let mut reader = ImageReader::new(Cursor::new(file))
-        .with_guessed_format()
-        .map_err(|error| error.to_string())?;
+fn decode(file: &[u8]) -> Result<RgbaImage, ImageError> {
+    Ok(open(file)?.decode()?.into_rgba8())
+}
+
+fn open(file: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>, ImageError> {
+    let mut reader = ImageReader::new(Cursor::new(file)).with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_ALLOCATION);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|error| error.to_string())?;
-    Ok(picture.into_rgba8())
+    Ok(reader)
+}
+
+/// Whether a file is damaged, so that nobody can decode it: not where it is only too large, or of a format that is not
+/// decoded here.
+pub(super) async fn is_broken(file: Vec<u8>) -> bool {
+    let decoded = tokio::task::spawn_blocking(move || open(&file)?.decode()).await;
+    let decoded = decoded.expect("decoding a picture does not panic");
+    matches!(
+        decoded,
+        Err(ImageError::Decoding(_) | ImageError::IoError(_))
+    )
 }
 
 /// The first pixel of each cell along one side of `num_pixels`, and the weights of the pixels from there, which add up

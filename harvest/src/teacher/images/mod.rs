@@ -1,5 +1,6 @@
 //! Text -> picture -> feature: a text-to-image server that is asked as a black box, and an encoder of its pictures.
 
+mod address;
 mod encoder;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -13,13 +14,15 @@ use schemas::{Provenance, SignalValue, TeacherIdentity};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use self::address::{Addresses, is_gone};
 use self::encoder::{Encoder, EncoderConfig};
-use self::generator::{Generator, GeneratorConfig, IMAGE, REVISED_PROMPT};
+use self::generator::{ADDRESS, Generator, GeneratorConfig, IMAGE, REVISED_PROMPT};
+use self::grid::is_broken;
 use super::media::Picture;
 use super::options::Settings;
 use super::{
     Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Paid, Reply,
-    Request, Teacher, TeacherError, TeacherKind, Usage,
+    Request, Sent, Teacher, TeacherError, TeacherKind, Usage,
 };
 use crate::config::{ConfigError, Section, ServerConfig};
 
@@ -77,7 +80,7 @@ impl TeacherKind for Configured {
 
     fn open(&self, context: &OpenContext<'_>) -> Result<Arc<dyn Teacher>, TeacherError> {
         super::generated::refuse_pictures(context, "a text-to-image teacher")?;
-        let generator = Generator::open(&self.server, &self.generator, context)?;
+        let generator = Generator::open(&self.server, &self.generator)?;
         let encoder = self.encoder.open(context)?;
         let identity = &generator.describe().identity;
         let mut settings = Settings::new("generator", &identity.settings);
@@ -104,15 +107,16 @@ impl TeacherKind for Configured {
                 max_in_flight: None,
             },
             own: self.own,
+            address_part: format!("{part}-{ADDRESS}"),
             part,
+            addresses: Addresses::open(&self.server, context)?,
             generator: context.guard(generator),
             encoder,
         }))
     }
 }
 
-/// The part of a row that a picture is. Its name tells generators apart, so that several teachers of one cache find
-/// their own.
+/// The part of a row that a picture is. Its name tells generators apart.
 fn part_name(generator: &TeacherIdentity) -> String {
     let identity = serde_json::to_vec(generator).expect("an identity has a JSON form");
     let digest = Sha256::digest(identity);
@@ -126,36 +130,100 @@ struct Images {
     description: Description,
     own: ImagesConfig,
     part: String,
+    address_part: String,
     generator: Arc<dyn Teacher>,
+    addresses: Addresses,
     encoder: Encoder,
 }
 
 impl Images {
     async fn ask_one(&self, request: &Request, paid: &dyn Paid) -> Result<Reply, TeacherError> {
-        let mut picture = if let Some(kept) = paid.find(&self.part, request) {
-            kept
-        } else {
-            let new = only(self.generator.as_ref(), request, paid).await?;
-            paid.keep(&self.part, request, &new)?;
-            new
+        let picture = self.picture(request, paid).await?;
+        let tries = picture.provenance.tries;
+        self.encoded(request, picture, paid)
+            .await
+            .map_err(|error| TeacherError {
+                tries: error.tries.saturating_add(tries),
+                ..error
+            })
+    }
+
+    /// The reply with the row's picture, made now or kept.
+    async fn picture(&self, request: &Request, paid: &dyn Paid) -> Result<Reply, TeacherError> {
+        if let Some(kept) = paid.find(&self.part, request) {
+            return Ok(kept);
+        }
+        if let Some(kept) = paid.find(&self.address_part, request) {
+            match self.fetched(request, kept, paid).await {
+                Err(error) if is_gone(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        let made = only(self.generator.as_ref(), request, paid).await?;
+        if made.signals.contains_key(ADDRESS) {
+            paid.keep(&self.address_part, request, &made)?;
+            return self.fetched(request, made, paid).await;
+        }
+        paid.keep(&self.part, request, &made)?;
+        Ok(made)
+    }
+
+    /// The reply with the picture in place of its address.
+    async fn fetched(
+        &self,
+        request: &Request,
+        mut made: Reply,
+        paid: &dyn Paid,
+    ) -> Result<Reply, TeacherError> {
+        let Some(SignalValue::Text(url)) = made.signals.remove(ADDRESS) else {
+            return Err(
+                unusable("what is kept of the picture is no address").having(Sent::Unusable)
+            );
         };
+        let picture = self.addresses.picture(url, request, paid).await;
+        let picture = picture.map_err(|error| TeacherError {
+            tries: made.provenance.tries,
+            ..error
+        })?;
+        made.signals.insert(IMAGE.to_owned(), picture);
+        paid.keep(&self.part, request, &made)?;
+        Ok(made)
+    }
+
+    /// The row: the picture's feature, and what else is kept of the picture. A picture that will never do is forgotten.
+    async fn encoded(
+        &self,
+        request: &Request,
+        mut picture: Reply,
+        paid: &dyn Paid,
+    ) -> Result<Reply, TeacherError> {
+        let revised = picture.signals.remove(REVISED_PROMPT);
+        if self.own.revised_prompt && revised.is_none() {
+            paid.forget(&self.part, request)?;
+            let advice = "leave `revised_prompt` of the teacher out: this model changes no prompt";
+            return Err(unusable("the reply has no `revised_prompt`")
+                .advise(advice)
+                .lacking());
+        }
         let Some(SignalValue::Image(bytes)) = picture.signals.remove(IMAGE) else {
-            let problem = "what was kept of an earlier run is no picture";
-            return Err(TeacherError::new(ErrorClass::Deterministic, problem));
+            paid.forget(&self.part, request)?;
+            return Err(unusable("what is kept of the picture is none"));
         };
         let decoded = Picture::new(bytes, "generated")?;
-        let encoded = self.encoder.encode(request, &decoded, paid).await?;
+        let encoded = match self.encoder.encode(request, &decoded, paid).await {
+            Err(error) => {
+                if error.class == ErrorClass::Deterministic && is_broken(decoded.bytes).await {
+                    paid.forget(&self.part, request)?;
+                }
+                return Err(error);
+            }
+            Ok(encoded) => encoded,
+        };
         let mut signals = encoded.signals;
         if self.own.keep_image {
             signals.insert(IMAGE.to_owned(), SignalValue::Image(decoded.bytes));
         }
-        if self.own.revised_prompt {
-            let revised = picture.signals.remove(REVISED_PROMPT).ok_or_else(|| {
-                let problem = "the reply has no `revised_prompt`";
-                TeacherError::new(ErrorClass::Deterministic, problem).advise(
-                    "leave `revised_prompt` of the teacher out: this model changes no prompt",
-                )
-            })?;
+        if let Some(revised) = revised.filter(|_| self.own.revised_prompt) {
             signals.insert(REVISED_PROMPT.to_owned(), revised);
         }
         Ok(Reply {
@@ -171,6 +239,10 @@ impl Images {
         }
         replies.into()
     }
+}
+
+fn unusable(problem: &str) -> TeacherError {
+    TeacherError::new(ErrorClass::Deterministic, problem)
 }
 
 /// The one reply of a teacher to one request.

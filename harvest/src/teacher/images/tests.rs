@@ -8,8 +8,11 @@ use serde_json::json;
 
 use super::super::NotKept;
 use super::super::media::tests::RED_PIXEL;
-use super::super::test_server::{Kept, TestServer, answer, configure, open, open_in, request};
+use super::super::test_server::{
+    Kept, TestServer, answer, configure, open, open_in, open_watched, request,
+};
 use super::*;
+use crate::reporter::Watch;
 
 const BUILTIN: &str = "[teacher.encoder]\nkind = \"builtin\"\ngrid = 1\ncolour = true\n";
 const RED: [f32; 3] = [1.0, 0.0, 0.0];
@@ -204,7 +207,107 @@ async fn addresses_of_other_hosts_and_paths_are_refused() {
         let error = ask(teacher.as_ref(), 0, &NotKept).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Deterministic);
         assert!(error.message.contains(problem), "{error}");
+        assert!(error.is_lacking, "the next row would fail alike: {error}");
         server.call();
+    }
+}
+
+#[tokio::test]
+async fn a_picture_on_a_host_that_is_not_allowed_is_paid_for_once() {
+    let files = with_addresses("").await;
+    let elsewhere = format!("{}/files/a.png", files.url);
+    let painter = TestServer::start(move |_| {
+        let usage = json!({"input_tokens": 1, "output_tokens": 1});
+        answer(200, json!({"data": [{"url": elsewhere}], "usage": usage}))
+    })
+    .await;
+    let paid = Kept::default();
+    let further = |hosts: &str| {
+        let price = "price = { per_request = 0.25 }";
+        keys(
+            &painter,
+            &format!("api = \"openai\"\n{price}\n{hosts}\n{BUILTIN}"),
+        )
+    };
+    for _ in 0..2 {
+        let error = ask(open(&further("")).as_ref(), 0, &paid)
+            .await
+            .unwrap_err();
+        assert!(error.is_lacking && error.tries == 1, "{error:?}");
+    }
+    let host = files.url.trim_start_matches("http://");
+    let watch = Watch::default();
+    let teacher = open_watched(&further(&format!("image_hosts = [\"{host}\"]")), &watch);
+    let reply = ask(teacher.as_ref(), 0, &paid).await.unwrap();
+    assert_eq!(
+        (vector(&reply), reply.provenance.cost),
+        (&RED[..], Some(0.25))
+    );
+    assert_eq!(watch.budget.spent().requests, 0);
+    painter.call();
+    files.call();
+}
+
+#[tokio::test]
+async fn a_damaged_picture_is_made_anew_and_a_good_one_is_kept() {
+    let (broken, good) = (RED_PIXEL[..50].to_vec(), RED_PIXEL.to_vec());
+    let embeddings = |url: &str| {
+        format!(
+            "[teacher.encoder]\nkind = \"embeddings\"\ninput = \"data-uri\"\nmodel = \"clip\"\nurl = \"{url}\""
+        )
+    };
+    let strict = TestServer::saying(400, json!({"error": {"message": "no"}})).await;
+    for (first, encoder, num_painted) in [
+        (&broken, BUILTIN.to_owned(), 2),
+        (&broken, embeddings(&strict.url), 2),
+        (&good, embeddings(&strict.url), 1),
+    ] {
+        let pictures = std::sync::Mutex::new(vec![good.clone(), first.clone()]);
+        let painter = TestServer::start(move |_| {
+            let picture = pictures.lock().unwrap().pop().unwrap();
+            answer(200, json!({"data": [{"b64_json": BASE64.encode(picture)}]}))
+        })
+        .await;
+        let teacher = open(&keys(&painter, &format!("api = \"openai\"\n{encoder}")));
+        let paid = Kept::default();
+        let error = ask(teacher.as_ref(), 0, &paid).await.unwrap_err();
+        let num_encoded = u32::from(encoder != BUILTIN);
+        assert_eq!(error.class, ErrorClass::Deterministic);
+        assert_eq!(error.tries, 1 + num_encoded, "the picture was paid for");
+        let again = ask(teacher.as_ref(), 0, &paid).await;
+        assert_eq!(again.is_ok(), encoder == BUILTIN);
+        assert_eq!(painter.calls().len(), num_painted);
+    }
+}
+
+#[test]
+fn a_paid_picture_is_read_however_it_is_written() {
+    let base64 = BASE64.encode(RED_PIXEL);
+    let (start, end) = base64.split_at(40);
+    let picture = ("image", SignalValue::Image(RED_PIXEL.to_vec()));
+    let address = ("address", SignalValue::Text("http://a/b".into()));
+    for (data, usage, (name, value)) in [
+        (
+            json!({"b64_json": format!("{start}\r\n{end}\n")}),
+            json!(1.0),
+            picture.clone(),
+        ),
+        (
+            json!({"b64_json": base64.trim_end_matches('=')}),
+            json!(-1),
+            picture.clone(),
+        ),
+        (json!({"b64_json": base64, "url": ""}), json!(5e9), picture),
+        (
+            json!({"b64_json": "", "url": "http://a/b"}),
+            json!(null),
+            address,
+        ),
+    ] {
+        let usage = json!({"input_tokens": usage, "output_tokens": usage});
+        let body = json!({"data": [data], "usage": usage}).to_string();
+        let reply = generator::openai(body.as_bytes()).unwrap();
+        assert_eq!(reply.signals[name], value, "{body}");
     }
 }
 
@@ -235,7 +338,12 @@ async fn an_address_that_fails_for_a_while_is_asked_again_and_not_the_painter() 
     };
     let teacher = open(&keys(&server, &format!("api = \"openai\"\n{BUILTIN}")));
     let paid = Kept::default();
-    // The second try finds the address; what is there then is no picture, so a new one is asked for.
+    // The second try finds the address; what is there then is no picture.
+    let error = ask(teacher.as_ref(), 0, &paid).await.unwrap_err();
+    assert!(error.message.contains("none of PNG"), "{error}");
+    assert_eq!(num_painted(), 1);
+    NUM_FETCHED.store(1, Ordering::SeqCst);
+    // Nor is it later, so a new one is asked for.
     let reply = ask(teacher.as_ref(), 0, &paid).await.unwrap();
     assert_eq!((vector(&reply), num_painted()), (&RED[..], 2));
     // Once the picture is kept, nothing is asked at all.

@@ -7,7 +7,7 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::super::http::{causes, install_tls, is_loopback};
-use super::super::{ErrorClass, TeacherError};
+use super::super::{ErrorClass, Sent, TeacherError};
 use super::{MAX_BYTES, refusal, too_large};
 
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -60,10 +60,10 @@ impl Fetch {
 
     pub(super) async fn read(&self, name: &str) -> Result<Vec<u8>, TeacherError> {
         let url = Url::parse(name).map_err(|error| {
-            refusal(name, &format!("it is no address: {error}")).advise("check the data")
+            unasked(name, &format!("it is no address: {error}")).advise("check the data")
         })?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(refusal(name, "an address carries no user or password")
+            return Err(unasked(name, "an address carries no user or password")
                 .advise("copy the pictures into the data set's folder"));
         }
         let client = self
@@ -72,7 +72,7 @@ impl Fetch {
             .filter(|_| is_allowed(&self.hosts, &url));
         let Some(client) = client else {
             let host = host_and_port(&url);
-            return Err(refusal(
+            return Err(unasked(
                 name,
                 &format!("pictures are not fetched from the host `{host}`"),
             )
@@ -93,13 +93,13 @@ impl Fetch {
 async fn read_body(name: &str, mut response: Response) -> Result<Vec<u8>, TeacherError> {
     let announced = response.content_length().unwrap_or(0);
     if announced > MAX_BYTES as u64 {
-        return Err(too_large(name));
+        return Err(too_large(name).having(Sent::Unusable));
     }
     let mut bytes = Vec::with_capacity(announced as usize);
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_BYTES => {
-                return Err(too_large(name));
+                return Err(too_large(name).having(Sent::Unusable));
             }
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => return Ok(bytes),
@@ -139,6 +139,11 @@ fn redirect(hosts: &[String], attempt: Attempt<'_>) -> reqwest::redirect::Action
     ))
 }
 
+/// A refusal of our own: nobody was asked for the picture.
+fn unasked(name: &str, problem: &str) -> TeacherError {
+    refusal(name, problem).having(Sent::Nothing)
+}
+
 fn unsent(name: &str, error: reqwest::Error) -> TeacherError {
     let lasting = error.is_redirect() || error.is_builder();
     let what = if error.is_timeout() {
@@ -149,6 +154,7 @@ fn unsent(name: &str, error: reqwest::Error) -> TeacherError {
     let refused = refusal(name, &what);
     if lasting {
         return refused
+            .having(Sent::Nothing)
             .advise("name the address that the redirect leads to, and its host in `image_hosts`");
     }
     TeacherError {
@@ -159,7 +165,7 @@ fn unsent(name: &str, error: reqwest::Error) -> TeacherError {
 
 /// A picture's host is not the teacher: whatever it refuses costs the row and never stops the run.
 fn refused(name: &str, status: StatusCode) -> TeacherError {
-    let refused = refusal(name, &format!("its host answered {status}"));
+    let refused = refusal(name, &format!("its host answered {status}")).having(Sent::Refused);
     let class = match status.as_u16() {
         429 => ErrorClass::Rate,
         408 | 500 | 502..=599 => ErrorClass::Transient,

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use self::fetch::Fetch;
 use self::folder::Folder;
-use super::{ErrorClass, OpenContext, TeacherError};
+use super::{ErrorClass, OpenContext, Sent, TeacherError, binary};
 
 /// Bytes of the largest picture that is sent: the limit of the hosted services lies at 5 to 50 MB a request.
 const MAX_BYTES: usize = 20 << 20;
@@ -54,7 +54,7 @@ impl Picture {
         let data = uri
             .strip_prefix("data:")
             .and_then(|rest| rest.split_once(";base64,"));
-        let bytes = data.and_then(|(_, data)| BASE64.decode(data).ok());
+        let bytes = data.and_then(|(_, data)| binary::from_base64(data).ok());
         let bytes = bytes.ok_or_else(|| refusal(NAME, "it is no data URI in base64"))?;
         Self::new(bytes, NAME)
     }
@@ -90,7 +90,8 @@ impl Media {
     ///
     /// # Errors
     /// A deterministic [`TeacherError`] that names the picture where it is outside of what may be read, missing, too
-    /// large, or no picture; an error that may pass where a host does not answer.
+    /// large, or no picture; an error that may pass where a host does not answer. `sent` tells how far a request for an
+    /// address has got: `nothing` where it may not be fetched.
     pub(crate) async fn read(&self, name: &str) -> Result<Picture, TeacherError> {
         if self.allows_inline && name.starts_with("data:") {
             return Picture::of_data_uri(name);
@@ -100,7 +101,7 @@ impl Media {
         } else {
             self.folder.read(name).await?
         };
-        Picture::new(bytes, name)
+        Picture::new(bytes, name).map_err(|error| error.having(Sent::Unusable))
     }
 }
 
