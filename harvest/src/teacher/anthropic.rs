@@ -173,6 +173,9 @@ impl Messages {
             return Err(unusable("the reply ended before it had any text")
                 .advise("raise `max_tokens` of the teacher"));
         }
+        if texts.is_empty() {
+            return Err(unusable("the reply has no text"));
+        }
         let usage = body.usage.as_ref();
         let provenance = Provenance {
             served_model: body.model,
@@ -216,7 +219,8 @@ impl Exchange for Messages {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        generated::most(requests, self.generation.max_tokens())
+        let num_fixed_bytes = self.generation.num_fixed_bytes(self.own.system.as_deref());
+        generated::most(requests, self.generation.max_tokens(), num_fixed_bytes)
     }
 }
 
@@ -351,6 +355,35 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.message, "the model refused to answer");
         server.call();
+    }
+
+    #[tokio::test]
+    async fn a_reply_without_a_text_fails_its_row() {
+        for (content, text) in [
+            (json!([]), None),
+            (json!([{"type": "thinking", "thinking": "hm"}]), None),
+            (json!([{"type": "text", "text": ""}]), Some("")),
+        ] {
+            let body = json!({"content": content, "stop_reason": "end_turn"});
+            let server = TestServer::saying(200, body).await;
+            let reply = ask_one(open(&keys(&server, "")).as_ref(), "a").await;
+            match text {
+                Some(text) => assert_eq!(
+                    reply.unwrap().signals["text"],
+                    SignalValue::Text(text.into())
+                ),
+                None => assert_eq!(reply.unwrap_err().message, "the reply has no text"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_most_counts_the_system() {
+        let server = TestServer::saying(200, json!({})).await;
+        let bare = open(&keys(&server, "")).most(&[request(0, "a")]);
+        let system = format!("system = \"{}\"", "s".repeat(3000));
+        let most = open(&keys(&server, &system)).most(&[request(0, "a")]);
+        assert_eq!(most.tokens_in - bare.tokens_in, 3000);
     }
 
     #[test]

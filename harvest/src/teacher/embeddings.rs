@@ -345,7 +345,7 @@ impl Exchange for Embeddings {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        most(requests, 0)
+        most(requests, 0, 0)
     }
 }
 

@@ -19,14 +19,16 @@ const MAX_TOP_LOGPROBS: u32 = 20;
 /// Tokens that a picture takes at most, for budgets: the largest default among servers that scale pictures down.
 const PICTURE_TOKENS: u64 = 16_384;
 
-/// An upper bound for requests that generate at most `max_tokens` each.
-pub(super) fn most(requests: &[Request], max_tokens: u32) -> Usage {
+/// An upper bound for requests that generate at most `max_tokens` each, where `num_fixed_bytes` of text go with every
+/// prompt.
+pub(super) fn most(requests: &[Request], max_tokens: u32, num_fixed_bytes: usize) -> Usage {
     let num_pictures = requests
         .iter()
         .filter(|request| request.image.is_some())
         .count();
     let mut usage = Usage::of_prompts(requests);
     usage.tokens_in += num_pictures as u64 * PICTURE_TOKENS;
+    usage.tokens_in += (requests.len() * num_fixed_bytes) as u64;
     usage.tokens_out = u64::from(max_tokens) * requests.len() as u64;
     usage
 }

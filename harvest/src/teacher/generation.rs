@@ -155,6 +155,14 @@ impl GenerationConfig {
         self.max_tokens.map_or(default, NonZeroU32::get)
     }
 
+    /// Bytes that go with every prompt and that a model may read: the system's text, and options such as tools or a
+    /// schema.
+    pub(super) fn num_fixed_bytes(&self, system: Option<&str>) -> usize {
+        let options = Some(&self.options).filter(|options| !options.is_empty());
+        let num_option_bytes = options.map_or(0, |options| json!(options).to_string().len());
+        system.map_or(0, str::len) + num_option_bytes
+    }
+
     /// Adds what draws differ by and the options to a body.
     pub(super) fn fill(&self, body: &mut Map<String, Value>, draw: u32) {
         let settings = [

@@ -253,10 +253,8 @@ impl Exchange for Chat {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        let mut most = generated::most(requests, self.generation.max_tokens());
-        let num_system_bytes = self.system.as_ref().map_or(0, String::len) as u64;
-        most.tokens_in += requests.len() as u64 * num_system_bytes;
-        most
+        let num_fixed_bytes = self.generation.num_fixed_bytes(self.system.as_deref());
+        generated::most(requests, self.generation.max_tokens(), num_fixed_bytes)
     }
 }
 

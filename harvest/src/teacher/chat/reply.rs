@@ -68,10 +68,13 @@ struct Logprobs {
 }
 
 impl Content {
-    fn text(self) -> String {
+    fn text(self) -> Option<String> {
         match self {
-            Self::Text(text) => text,
-            Self::Parts(parts) => parts.into_iter().filter_map(|part| part.text).collect(),
+            Self::Text(text) => Some(text),
+            Self::Parts(parts) => parts
+                .into_iter()
+                .filter_map(|part| part.text)
+                .reduce(|text, part| text + &part),
         }
     }
 }
@@ -97,7 +100,7 @@ impl ChatReply {
         }
         let message = choice.message;
         let (content, refusal) = message.map_or((None, None), |m| (m.content, m.refusal));
-        let text = content.map(Content::text);
+        let text = content.and_then(Content::text);
         if let (None, Some(refusal)) = (text.as_ref().filter(|text| !text.is_empty()), refusal) {
             let problem = format!("the model refused to answer: {}", shorten(&refusal));
             return Err(refuse(problem).advise("leave the row out, or change what is asked"));

@@ -324,6 +324,10 @@ async fn content_comes_as_text_as_parts_or_not_at_all() {
             Err("the reply has no text"),
         ),
         (
+            r#"{"message":{"content":[]},"finish_reason":"stop"}"#,
+            Err("the reply has no text"),
+        ),
+        (
             r#"{"message":{"content":""},"finish_reason":"length"}"#,
             Err("ended before it had any text"),
         ),

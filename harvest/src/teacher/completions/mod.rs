@@ -407,7 +407,7 @@ impl Exchange for Completions {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        let mut most = generated::most(requests, self.generation.max_tokens());
+        let mut most = generated::most(requests, self.generation.max_tokens(), 0);
         let num_requests = requests.len() as u64;
         if let Some(labels) = self.words() {
             let num_words = labels.words().count() as u64;

@@ -259,7 +259,8 @@ impl Generate {
         Ok(body.to_string().into_bytes())
     }
 
-    fn reply(&self, body: ReplyBody) -> Result<Reply, TeacherError> {
+    fn reply(&self, reply: &[u8]) -> Result<Reply, TeacherError> {
+        let body: ReplyBody = json::read(reply, "generated content")?;
         let blocked = |problem: String| {
             TeacherError::new(ErrorClass::Deterministic, problem)
                 .advise("the server's filters decide this; `safety_settings` of the teacher moves some of them")
@@ -268,9 +269,13 @@ impl Generate {
             .prompt_feedback
             .and_then(|feedback| feedback.block_reason);
         let Some(candidate) = body.candidates.into_iter().next() else {
-            let reason = feedback.unwrap_or_else(|| "no reason is given".to_owned());
-            let reason = shorten(&reason);
-            return Err(blocked(format!("the server blocked the prompt: {reason}")));
+            return Err(match feedback {
+                Some(reason) => {
+                    let reason = shorten(&reason);
+                    blocked(format!("the server blocked the prompt: {reason}"))
+                }
+                None => json::without_answer(reply, "the reply has no candidates"),
+            });
         };
         let reason = candidate.finish_reason.as_deref().unwrap_or_default();
         if !matches!(
@@ -288,6 +293,11 @@ impl Generate {
             .filter(|part| !part.thought)
             .filter_map(|part| part.text)
             .collect();
+        let wants_text = self.generation.wants(Signal::Text);
+        if texts.is_empty() && wants_text && reason != "MAX_TOKENS" {
+            let problem = "the reply has no text";
+            return Err(TeacherError::new(ErrorClass::Deterministic, problem));
+        }
         if texts.concat().is_empty() && reason == "MAX_TOKENS" {
             let problem = "the reply ended before it had any text";
             return Err(TeacherError::new(ErrorClass::Deterministic, problem).advise(
@@ -339,7 +349,7 @@ impl Exchange for Generate {
     }
 
     fn parse(&self, _requests: &[Request], reply: &[u8]) -> Result<Answers, TeacherError> {
-        Ok(vec![self.reply(json::read(reply, "generated content")?)].into())
+        Ok(vec![self.reply(reply)].into())
     }
 
     /// Several models answer 400 where log-probabilities are asked for.
@@ -352,7 +362,8 @@ impl Exchange for Generate {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        generated::most(requests, self.generation.max_tokens())
+        let num_fixed_bytes = self.generation.num_fixed_bytes(self.own.system.as_deref());
+        generated::most(requests, self.generation.max_tokens(), num_fixed_bytes)
     }
 }
 

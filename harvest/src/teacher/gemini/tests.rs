@@ -2,7 +2,9 @@ use schemas::SignalValue;
 use serde_json::{Value, json};
 
 use super::super::media::tests::RED_PIXEL;
-use super::super::test_server::{TestServer, ask, ask_one, configure, open, open_in, request};
+use super::super::test_server::{
+    TestServer, ask, ask_one, configure, open, open_in, open_once, request,
+};
 use super::super::{ErrorClass, NotKept};
 
 fn keys(server: &TestServer, further: &str) -> String {
@@ -89,9 +91,10 @@ async fn what_the_filters_block_is_never_asked_again() {
     for (body, problem) in [
         (prompt, "the server blocked the prompt: SAFETY"),
         (candidate, "the server stopped its reply: RECITATION"),
+        (json!({"candidates": []}), "the reply has no candidates"),
         (
-            json!({"candidates": []}),
-            "the server blocked the prompt: no reason is given",
+            content(&json!({"content": {"role": "model"}, "finishReason": "STOP"})),
+            "the reply has no text",
         ),
     ] {
         let server = TestServer::saying(200, body).await;
@@ -111,13 +114,45 @@ async fn what_the_filters_block_is_never_asked_again() {
     assert!(error.hint().unwrap().contains("thinkingBudget"));
 }
 
+/// It is asked again as if the status said so.
+#[tokio::test]
+async fn an_error_under_a_status_of_success_has_its_own_class() {
+    let error = json!({"code": 503, "message": "The model is overloaded", "status": "UNAVAILABLE"});
+    let server = TestServer::saying(200, json!({"error": error})).await;
+    let error = ask_one(open_once(&keys(&server, "")).as_ref(), "a")
+        .await
+        .unwrap_err();
+    assert_eq!(error.class, ErrorClass::Overload, "{error}");
+    assert!(error.message.contains("The model is overloaded"), "{error}");
+}
+
+#[tokio::test]
+async fn an_empty_text_is_an_answer_where_the_model_gives_one() {
+    let candidate = json!({"content": {"parts": [{"text": ""}]}, "finishReason": "STOP"});
+    let server = TestServer::saying(200, content(&candidate)).await;
+    let reply = ask_one(open(&keys(&server, "")).as_ref(), "a").await;
+    let text = &reply.unwrap().signals["text"];
+    assert_eq!(*text, SignalValue::Text(String::new()));
+}
+
+#[tokio::test]
+async fn the_most_counts_the_system_and_the_options() {
+    let server = TestServer::saying(200, json!({})).await;
+    let bare = open(&keys(&server, "")).most(&[request(0, "a")]);
+    let further = format!("system = \"{}\"\noptions = {{topK = 3}}", "s".repeat(3000));
+    let most = open(&keys(&server, &further)).most(&[request(0, "a")]);
+    assert_eq!(most.tokens_in - bare.tokens_in, 3000 + 10);
+}
+
 #[tokio::test]
 async fn logprobs_that_are_missing_or_refused_say_what_to_do_instead() {
     let text = content(&json!({"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}));
     let refusal = json!({"error": {
         "code": 400, "message": "Logprobs is not enabled for models/g-flash", "status": "INVALID_ARGUMENT",
     }});
-    let uneven = content(&json!({"logprobsResult": {"chosenCandidates": [{"token": "a"}]}}));
+    let parts = json!({"parts": [{"text": "a"}]});
+    let chosen = json!({"chosenCandidates": [{"token": "a"}]});
+    let uneven = content(&json!({"content": parts, "logprobsResult": chosen}));
     for (status, body, problem) in [
         (200, text, "lacks `logprobsResult`"),
         (400, refusal, "Logprobs is not enabled"),

@@ -144,8 +144,7 @@ struct ReplyBody {
 
 #[derive(Deserialize)]
 struct ReplyMessage {
-    #[serde(default)]
-    content: String,
+    content: Option<String>,
 }
 
 impl Chat {
@@ -188,11 +187,16 @@ impl Chat {
                 .advise("ask Ollama itself, or a proxy that honours `\"stream\": false`"));
         }
         let wants_text = self.generation.wants(Signal::Text);
-        let ended = body.done_reason.as_deref() == Some("length");
-        if wants_text && ended && body.message.content.is_empty() {
+        let is_cut = body.done_reason.as_deref() == Some("length");
+        let text = body.message.content;
+        if wants_text && is_cut && text.as_ref().is_none_or(String::is_empty) {
             let problem = "the reply ended before it had any text";
             return Err(TeacherError::new(ErrorClass::Deterministic, problem)
                 .advise("raise `max_tokens` of the teacher, or set `think = false`"));
+        }
+        if wants_text && text.is_none() {
+            let problem = "the reply has no text";
+            return Err(TeacherError::new(ErrorClass::Deterministic, problem));
         }
         let provenance = Provenance {
             served_model: body.model,
@@ -213,7 +217,12 @@ impl Chat {
                 .map(|position| position.read(k))
                 .collect()
         };
-        generated::reply(&self.generation, body.message.content, logprobs, provenance)
+        generated::reply(
+            &self.generation,
+            text.unwrap_or_default(),
+            logprobs,
+            provenance,
+        )
     }
 }
 
@@ -235,7 +244,10 @@ impl Exchange for Chat {
     }
 
     fn most(&self, requests: &[Request]) -> Usage {
-        generated::most(requests, self.generation.max_tokens())
+        let num_fixed_bytes = self.generation.num_fixed_bytes(self.own.system.as_deref());
+        let format = self.own.format.as_ref();
+        let num_fixed_bytes = num_fixed_bytes + format.map_or(0, |it| it.to_string().len());
+        generated::most(requests, self.generation.max_tokens(), num_fixed_bytes)
     }
 }
 

@@ -126,6 +126,38 @@ async fn what_a_chat_cannot_give_fails_its_row() {
 }
 
 #[tokio::test]
+async fn a_message_without_content_fails_its_row() {
+    for (message, text) in [
+        (json!({"role": "assistant"}), None),
+        (json!({"role": "assistant", "content": null}), None),
+        (json!({"role": "assistant", "content": ""}), Some("")),
+    ] {
+        let body = json!({"message": message, "done": true, "done_reason": "stop"});
+        let server = TestServer::saying(200, body).await;
+        let reply = ask_one(open(&keys(&server, "")).as_ref(), "a").await;
+        match text {
+            Some(text) => assert_eq!(
+                reply.unwrap().signals["text"],
+                SignalValue::Text(text.into())
+            ),
+            None => assert_eq!(reply.unwrap_err().message, "the reply has no text"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_most_counts_the_system_and_the_schema() {
+    let server = TestServer::saying(200, json!({})).await;
+    let bare = open(&keys(&server, "")).most(&[request(0, "a")]);
+    let further = format!(
+        "system = \"{}\"\nformat = {{type = \"object\"}}",
+        "s".repeat(3000)
+    );
+    let most = open(&keys(&server, &further)).most(&[request(0, "a")]);
+    assert_eq!(most.tokens_in - bare.tokens_in, 3000 + 17);
+}
+
+#[tokio::test]
 async fn embeddings_come_in_the_order_of_the_texts() {
     let body = json!({"model": "e", "embeddings": [[1, 2], [3, 4]], "prompt_eval_count": 7});
     let server = TestServer::saying(200, body).await;
