@@ -284,7 +284,7 @@ impl Limits {
             ),
         };
         let message = format!(
-            "the budget is used up: `budget.{name}` leaves {limit}, {spent} are spent, and the next request can take {most}"
+            "the budget is used up: `budget.{name}` allows {limit}, {spent} are spent, and the next request can take {most}"
         );
         TeacherError::new(ErrorClass::Budget, message).having(Sent::Nothing)
     }

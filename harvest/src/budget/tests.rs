@@ -69,7 +69,7 @@ fn what_was_spent_or_left_open_counts_in_the_next_run() {
     let error = next.try_reserve(requests(8)).unwrap_err();
     assert_eq!(error.class, ErrorClass::Budget);
     assert_eq!(error.sent, Sent::Nothing);
-    insta::assert_snapshot!(error, @"the budget is used up: `budget.requests` leaves 10, 3 are spent, and the next request can take 8");
+    insta::assert_snapshot!(error, @"the budget is used up: `budget.requests` allows 10, 3 are spent, and the next request can take 8");
     assert!(next.try_reserve(requests(7)).unwrap().is_some());
 }
 

@@ -42,7 +42,48 @@ impl<T: Teacher> Gate<T> {
         }
     }
 
+    /// Asks about as many of the requests, from the first on, as the budget reaches for; the others are refused.
     async fn ask(&self, requests: &[Request], paid: &dyn Paid) -> Result<Answers, TeacherError> {
+        let mut asked = requests;
+        let mut refusal = None;
+        loop {
+            match self.ask_at_once(asked, paid).await {
+                Err(error) if error.class == ErrorClass::Budget => {
+                    let reach = self.reach(asked);
+                    // Where it reaches for all of them, it was refused for something else.
+                    if reach == 0 || reach == asked.len() {
+                        return Err(error);
+                    }
+                    asked = &requests[..reach];
+                    refusal = Some(error);
+                }
+                outcome => {
+                    let mut answers = outcome?;
+                    let refused = refusal.into_iter().cycle().map(Err);
+                    answers
+                        .replies
+                        .extend(refused.take(requests.len() - asked.len()));
+                    return Ok(answers);
+                }
+            }
+        }
+    }
+
+    /// How many of these requests, from the first on, the budget may reach for.
+    fn reach(&self, requests: &[Request]) -> usize {
+        let numbers: Vec<usize> = (1..=requests.len()).collect();
+        numbers.partition_point(|&number| {
+            let most = self.inner.most(&requests[..number]);
+            let amount = Amount::of(most, &self.price);
+            self.watch.budget.check(amount).is_ok()
+        })
+    }
+
+    async fn ask_at_once(
+        &self,
+        requests: &[Request],
+        paid: &dyn Paid,
+    ) -> Result<Answers, TeacherError> {
         let most = self.inner.most(requests);
         let (place, reservation) = self.enter(most).await?;
         let mut outcome = self.inner.query(requests, paid).await;
