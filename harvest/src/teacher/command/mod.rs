@@ -11,7 +11,7 @@ mod protocol;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -163,6 +163,7 @@ impl CommandConfig {
             timeout: Duration::from_secs(self.timeout_seconds.get()),
             permits: Semaphore::new(self.processes.get()),
             idle: Mutex::default(),
+            has_started: AtomicBool::new(false),
             num_lost: AtomicU32::new(0),
             max_restarts: self.max_restarts,
             data_folder: context.data_folder.clone(),
@@ -208,6 +209,8 @@ struct Command {
     permits: Semaphore,
     /// Processes without a row.
     idle: Mutex<Vec<Process>>,
+    /// Whether a process has ever said hello.
+    has_started: AtomicBool,
     /// Processes lost since the last answer.
     num_lost: AtomicU32,
     max_restarts: u32,
@@ -249,11 +252,11 @@ impl Command {
         }
         let num_lost = self.num_lost.load(Ordering::Relaxed);
         if num_lost > self.max_restarts {
-            return Err(TeacherError::new(
-                ErrorClass::Deterministic,
-                format!("the command was lost {num_lost} times without an answer and is not started again"),
-            )
-            .advise("read what it wrote to standard error, mend it, then run again; `--retry-failures` asks for what failed"));
+            let problem = format!(
+                "the command was lost {num_lost} times without an answer and is not started again"
+            );
+            let error = TeacherError::new(ErrorClass::Deterministic, problem);
+            return Err(self.of_a_start(error).advise("read what it wrote to standard error, mend it, then run again; `--retry-failures` asks for what failed"));
         }
         let start = async {
             if let Some(doublings) = num_lost.checked_sub(1) {
@@ -269,11 +272,27 @@ impl Command {
                 "stopped before the command was ready",
             )),
         };
-        started.inspect_err(|error| {
-            if error.class != ErrorClass::Interrupted {
-                self.num_lost.fetch_add(1, Ordering::Relaxed);
+        match started {
+            Ok(process) => {
+                self.has_started.store(true, Ordering::Relaxed);
+                Ok(process)
             }
-        })
+            Err(error) => {
+                if error.class != ErrorClass::Interrupted {
+                    self.num_lost.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(self.of_a_start(error))
+            }
+        }
+    }
+
+    /// What keeps a program from ever starting is no row's fault and stops the run.
+    fn of_a_start(&self, mut error: TeacherError) -> TeacherError {
+        let comes_again = error.class == ErrorClass::Deterministic;
+        if comes_again && !self.has_started.load(Ordering::Relaxed) {
+            error.class = ErrorClass::Credentials;
+        }
+        error
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {

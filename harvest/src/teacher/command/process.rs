@@ -60,6 +60,7 @@ impl Start {
                     self.program.display()
                 ),
             )
+            .advise("run it by hand: what keeps it from starting comes again with every row")
         })?;
         let last_words = Arc::new(Mutex::default());
         let stderr = child.stderr.take().expect("it is piped");

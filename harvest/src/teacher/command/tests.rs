@@ -197,10 +197,7 @@ async fn a_command_that_only_dies_is_given_up() {
     }
     for _ in 0..2 {
         let error = child.ask("a").await.unwrap_err();
-        assert!(
-            error.class == ErrorClass::Deterministic && error.advice.is_some(),
-            "{error}"
-        );
+        assert!(error.stops_the_run() && error.advice.is_some(), "{error}");
     }
     let log = std::fs::read_to_string(child.file("teacher.sh.log")).unwrap();
     assert_eq!(log.lines().count(), 3);
@@ -222,7 +219,19 @@ async fn the_first_line_is_a_hello() {
         let child = child_of(script, "start_seconds = 1");
         let error = child.ask("a").await.unwrap_err();
         assert!(error.message.contains(problem), "{error}");
+        // A program that is no teacher is no row's fault; one that is late may come yet.
+        assert_eq!(error.stops_the_run(), !error.is_retryable(), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_copy_that_says_something_else_after_others_said_hello_costs_its_row_alone() {
+    let script = "if [ -e \"$0.once\" ]; then echo loading; else : > \"$0.once\"; echo '{\"armada\": 1}'; fi; read -r line";
+    let child = child_of(script, "");
+    assert!(child.ask("a").await.unwrap_err().is_retryable());
+    let error = child.ask("a").await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Deterministic, "{error}");
+    assert!(error.message.contains("no hello"), "{error}");
 }
 
 #[tokio::test]
