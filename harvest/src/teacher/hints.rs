@@ -108,7 +108,7 @@ fn time_until(text: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// Numbers, each with its unit, one after the other.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut sum = Duration::ZERO;
     while !rest.is_empty() {

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use reqwest::multipart::{Form, Part};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::state::{self, Problem, Store};
 use crate::teacher::http::{Endpoint, shorten};
@@ -30,55 +31,61 @@ pub(super) struct Api {
     pub(super) max_result_bytes: u64,
 }
 
-/// A batch as the server describes it.
+/// A batch as the server describes it. It is paid for, so no more of it is insisted on than what it cannot be fetched
+/// without: whatever else is of another shape than the protocol's counts as left out.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Remote {
     pub(super) id: String,
+    /// In lower case: some servers shout.
+    #[serde(deserialize_with = "state")]
     pub(super) status: String,
     #[serde(default)]
-    input_file_id: Option<String>,
+    input_file_id: Value,
     #[serde(default)]
-    output_file_id: Option<String>,
+    output_file_id: Value,
     #[serde(default)]
-    error_file_id: Option<String>,
+    error_file_id: Value,
     #[serde(default)]
-    metadata: Option<BTreeMap<String, serde_json::Value>>,
+    metadata: Value,
     #[serde(default)]
-    errors: Option<Problems>,
+    errors: Value,
     #[serde(default)]
-    pub(super) request_counts: Option<Counts>,
+    request_counts: Value,
     #[serde(default)]
-    completed_at: Option<i64>,
+    created_at: Value,
     #[serde(default)]
-    expired_at: Option<i64>,
+    completed_at: Value,
+    #[serde(default)]
+    expired_at: Value,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct Problems {
-    #[serde(default)]
-    data: Vec<Problem>,
+fn state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let state = String::deserialize(deserializer)?.to_ascii_lowercase();
+    Ok(match state.as_str() {
+        "canceled" => "cancelled".to_owned(),
+        _ => state,
+    })
 }
 
 /// Rows of a batch by what became of them.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Counts {
-    #[serde(default)]
     pub(super) total: u64,
-    #[serde(default)]
     pub(super) completed: u64,
-    #[serde(default)]
     pub(super) failed: u64,
 }
 
+/// A page of the list, whose batches are anybody's and are read one by one.
 #[derive(Deserialize)]
 struct Page {
-    data: Vec<Remote>,
+    data: Vec<Value>,
     #[serde(default)]
-    has_more: bool,
+    has_more: Value,
 }
 
+/// A file or a batch that the server has just made.
 #[derive(Deserialize)]
-struct Uploaded {
+struct Made {
     id: String,
 }
 
@@ -99,23 +106,44 @@ impl Remote {
         )
     }
 
+    /// Whether the state is one of the protocol's from which a batch goes on.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(
+            self.status.as_str(),
+            "validating" | "in_progress" | "finalizing" | "cancelling"
+        )
+    }
+
     /// The ids of the files of answers and of errors, as far as there are any.
     pub(super) fn files(&self) -> [Option<&str>; 2] {
         let ids = [&self.output_file_id, &self.error_file_id];
-        ids.map(|id| id.as_deref().filter(|id| !id.is_empty()))
+        ids.map(|id| id.as_str().filter(|id| !id.is_empty()))
+    }
+
+    /// When it was created, in milliseconds since 1970.
+    pub(super) fn created_at(&self) -> Option<i64> {
+        milliseconds(&self.created_at)
     }
 
     /// When it ended, in milliseconds since 1970.
     pub(super) fn ended_at(&self) -> Option<i64> {
-        self.completed_at
-            .or(self.expired_at)
-            .and_then(|seconds| seconds.checked_mul(1000))
+        milliseconds(&self.completed_at).or_else(|| milliseconds(&self.expired_at))
+    }
+
+    /// Zeros where the server counts none.
+    pub(super) fn counts(&self) -> Counts {
+        let count = |name: &str| self.request_counts[name].as_u64().unwrap_or(0);
+        Counts {
+            total: count("total"),
+            completed: count("completed"),
+            failed: count("failed"),
+        }
     }
 
     /// The lines that the file of answers must have at least, and both files together; zeros where the server counts
     /// none.
     pub(super) fn num_lines(&self) -> [u64; 2] {
-        let counts = self.request_counts.unwrap_or_default();
+        let counts = self.counts();
         [
             counts.completed,
             counts.completed.saturating_add(counts.failed),
@@ -124,16 +152,34 @@ impl Remote {
 
     /// Why the file was refused.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        self.errors
-            .as_ref()
-            .map(|errors| errors.data.clone())
-            .unwrap_or_default()
+        if let Value::String(message) = &self.errors {
+            return vec![Problem {
+                message: Some(message.clone()),
+                ..Problem::default()
+            }];
+        }
+        let problems = self.errors["data"].as_array().into_iter().flatten();
+        problems.map(Problem::read).collect()
     }
 
     fn is(&self, file: &str, name: &str) -> bool {
-        let named = self.metadata.as_ref().and_then(|all| all.get(NAME_KEY));
-        self.input_file_id.as_deref() == Some(file)
-            || named.and_then(|named| named.as_str()) == Some(name)
+        self.input_file_id.as_str() == Some(file) || self.metadata[NAME_KEY].as_str() == Some(name)
+    }
+}
+
+/// A time in seconds since 1970 as milliseconds.
+fn milliseconds(seconds: &Value) -> Option<i64> {
+    seconds.as_f64().map(|seconds| (seconds * 1e3) as i64)
+}
+
+impl Problem {
+    fn read(problem: &Value) -> Self {
+        let text = |key: &str| problem[key].as_str().map(str::to_owned);
+        Self {
+            code: text("code"),
+            message: text("message"),
+            line: problem["line"].as_u64().map(|line| line as usize),
+        }
     }
 }
 
@@ -147,18 +193,18 @@ impl Api {
             .expect("the media type is well formed");
         let form = Form::new().text("purpose", "batch").part("file", file);
         let reply = self.transfer.post_form(&["files".into()], form).await?;
-        let uploaded: Uploaded = self.read("the reply to an uploaded file", &reply.body)?;
-        Ok(uploaded.id)
+        let made: Made = self.read("the reply to an uploaded file", &reply.body)?;
+        Ok(made.id)
     }
 
-    /// Creates the batch of an uploaded file.
+    /// Creates the batch of an uploaded file; returns the server's id for it.
     pub(super) async fn create(
         &self,
         name: &str,
         file: &str,
         asked: &str,
         window: &str,
-    ) -> Result<Remote, TeacherError> {
+    ) -> Result<String, TeacherError> {
         let create = Create {
             input_file_id: file,
             endpoint: asked,
@@ -167,7 +213,8 @@ impl Api {
         };
         let body = serde_json::to_vec(&create).expect("texts have a JSON form");
         let reply = self.endpoint.post(&["batches".into()], body).await?;
-        self.read("the reply to a new batch", &reply.body)
+        let made: Made = self.read("the reply to a new batch", &reply.body)?;
+        Ok(made.id)
     }
 
     /// The batch of this name or of this request file, where the server has it.
@@ -183,11 +230,14 @@ impl Api {
             query.extend(after.iter().map(|after| ("after", after.as_str())));
             let reply = self.endpoint.get_with(&["batches".into()], &query).await?;
             let page: Page = self.read("the list of batches", &reply.body)?;
-            after = page.data.last().map(|last| last.id.clone());
-            if let Some(found) = page.data.into_iter().find(|batch| batch.is(file, name)) {
+            let has_more = page.has_more == Value::Bool(true);
+            let read = |batch| serde_json::from_value::<Remote>(batch).ok();
+            let batches: Vec<Remote> = page.data.into_iter().filter_map(read).collect();
+            after = batches.last().map(|last| last.id.clone());
+            if let Some(found) = batches.into_iter().find(|batch| batch.is(file, name)) {
                 return Ok(Some(found));
             }
-            if !page.has_more || after.is_none() {
+            if !has_more || after.is_none() {
                 break;
             }
         }

@@ -3,13 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::api::{Api, Remote};
 use super::results::{self, Results, Scan};
 use super::state::{self, Ended, Record, Stage, Store};
 use crate::stop::Stop;
-use crate::teacher::{ErrorClass, TeacherError};
+use crate::teacher::http::shorten;
+use crate::teacher::{ErrorClass, Sent, TeacherError, hints};
 
 /// Failures in a row to learn a batch's state before its rows count as failed.
 const MAX_POLL_FAILURES: u32 = 20;
@@ -112,7 +113,11 @@ impl Driver {
             let name = state.record.name.clone();
             let next = match state.record.stage.clone() {
                 Stage::Prepared => {
-                    let sent = self.api.upload(&name, &store.requests(&name)).await;
+                    let requests = store.requests(&name);
+                    if !requests.exists() {
+                        return Err(give_up(state, store, gone(&requests)));
+                    }
+                    let sent = self.api.upload(&name, &requests).await;
                     let file = sent.map_err(|error| give_up_if_lasting(state, store, error))?;
                     state.uploaded_here = true;
                     Stage::Uploaded { file }
@@ -154,10 +159,10 @@ impl Driver {
     ) -> Result<Stage, TeacherError> {
         let created = self.api.create(name, &file, &self.url, &self.window).await;
         match created {
-            Ok(remote) => {
+            Ok(batch) => {
                 let rows = state.record.rows.len();
-                tracing::info!("batch {} is submitted with {rows} rows", remote.id);
-                Ok(Stage::Created { batch: remote.id })
+                tracing::info!("batch {batch} is submitted with {rows} rows");
+                Ok(Stage::Created { batch })
             }
             Err(error) if matches!(error.class, ErrorClass::Transient | ErrorClass::Overload) => {
                 Err(error)
@@ -210,17 +215,22 @@ impl Driver {
         let mut wait = self.waits.first;
         let mut num_failures = 0;
         let mut last = (String::new(), 0);
+        let (began, mut is_late) = (SystemTime::now(), false);
         loop {
             match self.api.get(id).await {
                 Ok(remote) if remote.has_ended() => return Ok(remote),
                 Ok(remote) => {
                     num_failures = 0;
-                    let counts = remote.request_counts.unwrap_or_default();
-                    let (done, total) = (counts.completed + counts.failed, counts.total);
-                    if last != (remote.status.clone(), done) {
-                        tracing::info!("batch {id}: {}, {done} of {total} rows", remote.status);
-                        last = (remote.status, done);
+                    if !is_late && has_passed(&self.window, remote.created_at(), began) {
+                        is_late = true;
+                        tracing::warn!(
+                            "batch {id} is {} still, though it was to end within {}: look at it at the provider; \
+                             it is awaited until it ends or Ctrl-C",
+                            shorten(&remote.status),
+                            self.window
+                        );
                     }
+                    tell(id, &remote, &mut last);
                 }
                 Err(error) if error.class == ErrorClass::Deterministic => {
                     return Err(lost(id, &error));
@@ -257,11 +267,11 @@ impl Driver {
             tracing::warn!("batch {} ended as {}", remote.id, remote.status);
         }
         let (ids, counts) = (remote.files(), remote.num_lines());
-        if ids == [None; 2] && counts[0] > 0 {
-            let [completed, _] = counts;
+        if ids == [None; 2] && (counts[0] > 0 || remote.status == "completed") {
+            let ([completed, _], Remote { id, status, .. }) = (counts, remote);
             return Err(results::broken(&format!(
-                "the server counts {completed} completed rows of batch {} and names no file of results",
-                remote.id
+                "batch {id} ended as {status}, with {completed} completed rows as the server counts, and it names no \
+                 file of results"
             )));
         }
         let mut scan = Scan::new(&record.rows, self.max_line);
@@ -333,13 +343,56 @@ impl Driver {
     }
 }
 
+/// Tells how far a batch is, where that is news; `last` is what was told.
+fn tell(id: &str, remote: &Remote, last: &mut (String, u64)) {
+    let counts = remote.counts();
+    let done = counts.completed.saturating_add(counts.failed);
+    let (status, total) = (shorten(&remote.status), counts.total);
+    if !remote.goes_on() && last.0 != remote.status {
+        tracing::warn!(
+            "batch {id}: `{status}` is no state of the protocol; it is awaited as if it were `in_progress`"
+        );
+    }
+    if *last != (remote.status.clone(), done) {
+        tracing::info!("batch {id}: {status}, {done} of {total} rows");
+        *last = (remote.status.clone(), done);
+    }
+}
+
+/// Whether the time is over within which a batch was to end: since the server created it, in milliseconds since 1970, or
+/// else since this process has been waiting. A window in words that are no duration is never over.
+fn has_passed(window: &str, created_at: Option<i64>, began: SystemTime) -> bool {
+    let Some(window) = hints::duration(window) else {
+        return false;
+    };
+    let since_1970 = |at: i64| Some(Duration::from_millis(u64::try_from(at).ok()?));
+    let created = created_at.and_then(since_1970);
+    let created = created.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+    let age = SystemTime::now().duration_since(created.unwrap_or(began));
+    age.is_ok_and(|age| age > window)
+}
+
+/// The error of rows whose request file somebody removed before it was sent.
+fn gone(requests: &Path) -> TeacherError {
+    let requests = requests.display();
+    let problem = format!("`{requests}` was removed before it was sent; its rows are asked anew");
+    tracing::warn!("{problem}");
+    TeacherError::new(ErrorClass::Transient, problem).having(Sent::Nothing)
+}
+
 /// After a refusal that would come again, nothing was submitted and nothing is worth keeping.
 fn give_up_if_lasting(state: &mut State, store: &Store, error: TeacherError) -> TeacherError {
-    if error.class == ErrorClass::Deterministic {
-        match store.remove(&state.record.name) {
-            Ok(()) => state.over = Some(Err(error.clone())),
-            Err(on_disk) => tracing::warn!("{on_disk}"),
-        }
+    match error.class {
+        ErrorClass::Deterministic => give_up(state, store, error),
+        _ => error,
+    }
+}
+
+/// Forgets a batch that was not submitted, so that its rows are new ones.
+fn give_up(state: &mut State, store: &Store, error: TeacherError) -> TeacherError {
+    match store.remove(&state.record.name) {
+        Ok(()) => state.over = Some(Err(error.clone())),
+        Err(on_disk) => tracing::warn!("{on_disk}"),
     }
     error
 }
@@ -364,4 +417,20 @@ fn interrupted() -> TeacherError {
         ErrorClass::Interrupted,
         "stopped before the batch ended; the next run awaits it",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_over_once_its_time_has_passed() {
+        let (now, long_ago) = (SystemTime::now(), Some(1_700_000_000_000));
+        let of_today = crate::teacher::exchange::unix_milliseconds(now);
+        assert!(has_passed("24h", long_ago, now));
+        assert!(!has_passed("24h", of_today, SystemTime::UNIX_EPOCH));
+        assert!(has_passed("7d", None, SystemTime::UNIX_EPOCH));
+        assert!(!has_passed("7d", None, now));
+        assert!(!has_passed("by tomorrow", long_ago, now));
+    }
 }

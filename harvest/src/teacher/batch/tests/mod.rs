@@ -183,11 +183,136 @@ async fn each_row_fails_as_if_it_had_been_asked_directly() {
     assert_eq!(submissions.values().sum::<usize>(), asked.len() + 2);
 }
 
+/// What is paid for stays within reach, whatever shape the server gives to what it says of it.
+#[tokio::test]
+async fn a_batch_is_fetched_whatever_stands_beside_its_state() {
+    for over in [
+        json!({"request_counts": {"total": null, "completed": null}, "errors": {"data": null}}),
+        json!({"request_counts": {"total": 2.0, "completed": 2.0, "failed": "0"}, "errors": "none"}),
+        json!({"request_counts": [], "errors": 1, "completed_at": {"seconds": 1}, "expired_at": "never"}),
+        json!({"completed_at": 1_700_000_000.5, "metadata": "ours", "input_file_id": 7}),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(Faults {
+            over: over.clone(),
+            ..Faults::default()
+        })
+        .await;
+        let asked = requests(&["a", "bb"]);
+        let outcomes = ask(&open(&server, folder.path()), &asked).await;
+        assert!(all_answered(&outcomes, &asked), "{over}: {outcomes:?}");
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_completed_batch_without_files_is_looked_at_again_and_not_paid_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults {
+        over: json!({"output_file_id": 7, "error_file_id": null, "request_counts": null}),
+        ..Faults::default()
+    })
+    .await;
+    let teacher = open(&server, folder.path());
+    let asked = requests(&["a", "bb"]);
+    let error = ask(&teacher, &asked).await.remove(0).unwrap_err();
+    assert!(error.message.contains("names no file"), "{error}");
+    server.with(|inner| inner.faults.over = json!({}));
+    assert!(all_answered(&ask(&teacher, &asked).await, &asked));
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[tokio::test]
+async fn a_final_state_is_known_however_it_is_written() {
+    for (state, end) in [
+        ("IN_PROGRESS", "COMPLETED"),
+        ("queued", "Expired"),
+        ("cancelling", "canceled"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(Faults {
+            states: vec![state],
+            end,
+            ..Faults::default()
+        })
+        .await;
+        let asked = requests(&["a", "bb"]);
+        let asking = ask(&open(&server, folder.path()), &asked).await;
+        assert!(all_answered(&asking, &asked), "{end}: {asking:?}");
+    }
+}
+
+#[tokio::test]
+async fn lines_that_come_twice_and_are_counted_twice_are_no_loss() {
+    for (texts, completed) in [
+        // Counted by lines, and more than there are rows.
+        (["one", "twice", "three"], 4),
+        // Counted by lines, and no more than there are rows.
+        (["one", "twice", "bad"], 3),
+        // Counted by nobody knows what, and every row is there.
+        (["one", "twice", "three"], 18),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(Faults {
+            over: json!({"request_counts": {"completed": completed, "failed": 0}}),
+            ..Faults::default()
+        })
+        .await;
+        let asked = requests(&texts);
+        let outcomes = ask(&open(&server, folder.path()), &asked).await;
+        assert!(all_answered(&outcomes[..2], &asked[..2]), "{outcomes:?}");
+        assert_ne!(class(&outcomes[2]), Some(Transient), "{outcomes:?}");
+    }
+}
+
+/// It was never sent, so it is no loss.
+#[tokio::test]
+async fn rows_of_a_request_file_that_somebody_removed_are_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let stop = Stop::default();
+    stop.request();
+    let asked = requests(&["a", "bb"]);
+    let stopped = open_with(&server, folder.path(), "direct_below = 0", &stop);
+    // Before anything is sent, and the record is there.
+    let outcomes = ask(&stopped, &asked).await;
+    assert_eq!(class(&outcomes[0]), Some(ErrorClass::Interrupted));
+    drop(stopped);
+    let file = record_of(folder.path()).with_extension("requests.jsonl");
+    std::fs::remove_file(file).unwrap();
+    let teacher = open(&server, folder.path());
+    let error = ask(&teacher, &asked).await.remove(0).unwrap_err();
+    assert!(error.message.contains("was removed"), "{error}");
+    assert!(error.is_retryable());
+    assert!(all_answered(&ask(&teacher, &asked).await, &asked));
+    assert_eq!(server.num_batches(), 1);
+}
+
+#[tokio::test]
+async fn a_budget_smaller_than_a_batch_buys_as_many_rows_as_it_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Faults::default()).await;
+    let (teacher, budget) = gated(open(&server, folder.path()), folder.path(), 3);
+    let asked = requests(&["a", "bb", "ccc", "dddd", "eeeee"]);
+    let replies = teacher.query(&asked, &NotKept).await.unwrap().replies;
+    assert!(all_answered(&replies[..3], &asked[..3]), "{replies:?}");
+    let refused = replies[3..].iter().map(class);
+    assert!(
+        refused.eq([Some(ErrorClass::Budget); 2]) && replies.len() == 5,
+        "{replies:?}"
+    );
+    assert_eq!((server.num_batches(), budget.spent().requests), (1, 3));
+}
+
 #[tokio::test]
 async fn a_creation_that_the_server_hid_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(Faults {
         hidden_creations: 1,
+        listed: vec![
+            json!({"id": "x", "status": "failed", "errors": {"data": null}, "metadata": 1}),
+            json!("of another program"),
+        ],
         ..Faults::default()
     })
     .await;

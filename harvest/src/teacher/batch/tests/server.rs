@@ -30,6 +30,10 @@ pub(super) struct Faults {
     pub(super) spoiled_errors: Vec<fn(String) -> String>,
     /// Whether the state of a batch says how many rows of it have an answer or an error.
     pub(super) counts: bool,
+    /// What stands in the state of a batch in place of its own.
+    pub(super) over: Value,
+    /// What stands before each page of the list.
+    pub(super) listed: Vec<Value>,
     /// Whether batches can be cancelled.
     pub(super) cancels: bool,
     /// Looks at a batch to answer 500 to.
@@ -54,6 +58,8 @@ impl Default for Faults {
             spoiled_answers: Vec::new(),
             spoiled_errors: Vec::new(),
             counts: true,
+            over: json!({}),
+            listed: Vec::new(),
             cancels: true,
             failed_looks: 0,
             failed_contents: 0,
@@ -282,6 +288,8 @@ impl Inner {
             described["error_file_id"] = json!(format!("err-{number}"));
             described["completed_at"] = json!(1_700_000_000);
         }
+        let over = self.faults.over.as_object().unwrap().clone();
+        described.as_object_mut().unwrap().extend(over);
         described
     }
 }
@@ -300,11 +308,9 @@ async fn list(State(server): Shared, uri: Uri) -> Response {
             let found = inner.batches.iter().position(|batch| batch.id == after);
             found.unwrap()
         });
-        let data: Vec<Value> = end
-            .checked_sub(1)
-            .map(|last| inner.describe(last))
-            .into_iter()
-            .collect();
+        let described = end.checked_sub(1).map(|last| inner.describe(last));
+        let listed = inner.faults.listed.iter().cloned();
+        let data: Vec<Value> = listed.chain(described).collect();
         json!({"data": data, "has_more": end > 1})
             .to_string()
             .into_response()
