@@ -25,6 +25,7 @@ use crate::teacher::install_tls;
 
 /// Opens the store that `address` names with what the environment says of it.
 pub(super) fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    refuse_credentials_in_endpoints(address, variables())?;
     match address.provider {
         Provider::S3 => connect_s3(address, AmazonS3Builder::from_env()),
         Provider::Google => {
@@ -73,8 +74,43 @@ fn opened<S: ObjectStore>(
     }
 }
 
+/// The variables of the environment that are text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// The library takes an endpoint with a user, and writes it into its messages.
+fn refuse_credentials_in_endpoints(
+    address: &Address,
+    mut variables: impl Iterator<Item = (String, String)>,
+) -> Result<(), StoreError> {
+    let start = match address.provider {
+        Provider::S3 => "AWS_",
+        Provider::Google => "GOOGLE_",
+        Provider::Azure => "AZURE_",
+    };
+    let is_endpoint = |name: &str| {
+        name.starts_with(start)
+            && (name.contains("ENDPOINT") || name.ends_with("_URL"))
+            && !name.contains("PROXY")
+    };
+    match variables.find(|(name, value)| is_endpoint(name) && value.contains(['@', '?', '#'])) {
+        None => Ok(()),
+        Some((name, _)) => Err(StoreError {
+            location: address.text(),
+            problem: format!("`{name}` carries a user, a key or a query"),
+            hint: "give credentials in their own variables; docs/stores.md names them".into(),
+        }),
+    }
+}
+
 /// `text` without the values of credentials, which servers repeat in what they say of them.
 pub(super) fn redacted(text: &str) -> String {
+    redacted_of(text, variables())
+}
+
+fn redacted_of(text: &str, variables: impl Iterator<Item = (String, String)>) -> String {
     let is_secret = |name: &str| {
         ["AWS_", "AZURE_", "GOOGLE_"]
             .iter()
@@ -84,13 +120,32 @@ pub(super) fn redacted(text: &str) -> String {
                 .any(|part| name.contains(part))
             && !name.ends_with("_FILE")
     };
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    variables
+        .filter(|(name, _)| is_secret(name))
+        .flat_map(|(_, value)| {
+            let signatures = signatures(&value);
+            std::iter::once(value).chain(signatures)
+        })
         // A shorter value is none, and its letters are everywhere.
-        .filter(|(name, value)| is_secret(name) && value.len() >= 8)
-        .fold(text.to_owned(), |text, (_, value)| {
+        .filter(|value| value.len() >= 8)
+        .fold(text.to_owned(), |text, value| {
             Secret::new(value).redact(&text)
         })
+}
+
+/// The signature of a shared access token, as it is sent and in the clear: whoever repeats an address in XML or JSON
+/// escapes what stands between its parts.
+fn signatures(token: &str) -> Vec<String> {
+    let parts = token.split(['?', '&']);
+    let raw = parts.filter_map(|part| part.strip_prefix("sig="));
+    let mut found: Vec<String> = raw.map(str::to_owned).collect();
+    if !found.is_empty()
+        && let Ok(address) = Url::parse(&format!("token:?{}", token.trim_start_matches('?')))
+    {
+        let pairs = address.query_pairs().filter(|(key, _)| key == "sig");
+        found.extend(pairs.map(|(_, value)| value.into_owned()));
+    }
+    found
 }
 
 /// Who is at the other end, as far as it decides how to call.
@@ -216,6 +271,85 @@ impl Drop for Background {
         // The last store may be dropped in a task, where waiting for threads is forbidden.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::location::Location;
+
+    fn set(name: &str, value: &str) -> impl Iterator<Item = (String, String)> {
+        std::iter::once((name.to_owned(), value.to_owned()))
+    }
+
+    #[test]
+    fn an_endpoint_with_credentials_is_refused_without_repeating_them() {
+        let address = |text: &str| match Location::parse(text).unwrap() {
+            Location::Remote(address) => address,
+            Location::Folder(_) => panic!("{text} is an address"),
+        };
+        for (location, name, value, is_refused) in [
+            (
+                "s3://b/x",
+                "AWS_ENDPOINT",
+                "http://user:hunter2@127.0.0.1:1",
+                true,
+            ),
+            (
+                "s3://b/x",
+                "AWS_ENDPOINT_URL_S3",
+                "https://a.example?key=hunter2",
+                true,
+            ),
+            (
+                "az://b/x",
+                "AZURE_STORAGE_ENDPOINT",
+                "user:hunter2@a.example",
+                true,
+            ),
+            (
+                "gs://b/x",
+                "GOOGLE_BASE_URL",
+                "https://hunter2@a.example",
+                true,
+            ),
+            (
+                "gs://b/x",
+                "AWS_ENDPOINT",
+                "http://user:hunter2@127.0.0.1:1",
+                false,
+            ),
+            ("s3://b/x", "AWS_ENDPOINT", "http://127.0.0.1:1", false),
+            (
+                "s3://b/x",
+                "AWS_PROXY_URL",
+                "http://user:hunter2@127.0.0.1:1",
+                false,
+            ),
+        ] {
+            let outcome = refuse_credentials_in_endpoints(&address(location), set(name, value));
+            assert_eq!(outcome.is_err(), is_refused, "{name}={value}");
+            if let Err(error) = outcome {
+                let told = format!("{error} {error:?} {}", error.hint);
+                assert!(told.contains(name) && !told.contains("hunter2"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_is_redacted_however_the_token_is_escaped() {
+        let token = "sv=2024-01-01&sp=rwdl&sig=aGVsbG8%2Bd29ybGQ%3D";
+        for shown in [
+            "sv=2024-01-01&amp;sp=rwdl&amp;sig=aGVsbG8%2Bd29ybGQ%3D",
+            r"sv=2024-01-01\u0026sp=rwdl\u0026sig=aGVsbG8+d29ybGQ=",
+            token,
+        ] {
+            let variables = set("AZURE_STORAGE_SAS_KEY", token);
+            let told = redacted_of(&format!("no such path: {shown}"), variables);
+            assert!(!told.contains("d29ybGQ"), "{told}");
+            assert!(told.starts_with("no such path: "), "{told}");
         }
     }
 }
