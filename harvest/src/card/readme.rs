@@ -190,9 +190,11 @@ fn quality(card: &Card) -> String {
 }
 
 fn loading(card: &Card) -> String {
-    let glob = match &card.shard_globs()[..] {
-        [glob] => glob.clone(),
-        _ => "*.parquet".to_owned(),
+    let globs = card.shard_globs();
+    let glob = match &globs[..] {
+        [glob] if glob.contains('*') => glob,
+        // Shards of slices, too, and not the lists of failures.
+        _ => "[ps]*-*.parquet",
     };
     let code = format!(
         "import datasets, duckdb, polars\n\n\
@@ -208,12 +210,11 @@ fn loading(card: &Card) -> String {
 }
 
 fn distilling(card: &Card) -> String {
-    let signal = card
-        .manifest
-        .signals
-        .iter()
-        .find(|signal| signal.vector().is_some())
-        .map_or("feature", schemas::SignalSpec::name);
+    let signals = &card.manifest.signals;
+    let vector = signals.iter().find(|signal| signal.vector().is_some());
+    let Some(signal) = vector.or(signals.first()).map(schemas::SignalSpec::name) else {
+        return String::new();
+    };
     let digest = card
         .manifest
         .digest()

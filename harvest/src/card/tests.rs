@@ -170,6 +170,34 @@ fn what_must_be_told_is_told() {
 }
 
 #[test]
+fn what_is_loaded_and_distilled_is_what_the_cache_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = SignalSpec::new("answer", SignalKind::Text, "").unwrap();
+    let manifest = {
+        let mut manifest = manifest(Notes::default());
+        manifest.signals = vec![text];
+        manifest
+    };
+    let mut writer =
+        ShardWriter::create(folder.path(), "slice-03-of-16-000000", &manifest).unwrap();
+    let answer = SignalValue::Text("so".into());
+    writer
+        .write(&[TeacherRecord {
+            signals: BTreeMap::from([("answer".to_owned(), answer)]),
+            ..record(0)
+        }])
+        .unwrap();
+    writer.finish().unwrap();
+    manifest.write(folder.path()).unwrap();
+    let readme = Card::of(&Store::folder(folder.path())).unwrap().readme();
+    assert!(readme.contains("signal = \"answer\""), "{readme}");
+    // A pattern that takes lists of failures along would mix their rows with the replies.
+    let (_, loading) = readme.split_once("## Loading").unwrap();
+    assert!(loading.contains("FOLDER/[ps]*-*.parquet"), "{loading}");
+    assert!(!loading.contains("FOLDER/*.parquet"), "{loading}");
+}
+
+#[test]
 fn no_folder_of_a_machine_is_told() {
     let (folder, store) = cache(Notes::default());
     let card = Card::of(&store).unwrap();
