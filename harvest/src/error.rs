@@ -153,6 +153,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A ledger of the budget that cannot be read.
+    #[error("`{}`, line {line}, is damaged: nobody can tell what of the budget is spent", path.display())]
+    BadLedger {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+    },
     /// Caches cannot be joined.
     #[error(transparent)]
     Merge(#[from] crate::merge::MergeError),
@@ -225,6 +233,9 @@ impl Error {
             }
             Self::BadFailures { .. } => {
                 Some("copy it again from where it came; or delete it, and the next run asks about its rows again".into())
+            }
+            Self::BadLedger { .. } => {
+                Some("copy it again from where it came; or remove it to count from zero, with what is left of the budget in the configuration".into())
             }
             Self::Listen { .. } => {
                 Some("give `--metrics-listen` an address of this machine with a port that is free; port 0 takes any".into())

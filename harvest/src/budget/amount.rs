@@ -41,7 +41,7 @@ impl Amount {
         }
     }
 
-    pub(super) fn of_cost(cost: f64) -> Self {
+    pub(crate) fn of_cost(cost: f64) -> Self {
         Self {
             cost: whole_parts(cost * PARTS),
             ..Self::ZERO
@@ -53,7 +53,7 @@ impl Amount {
         self.cost as f64 / PARTS
     }
 
-    pub(super) fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),
             tokens: self.tokens.saturating_add(other.tokens),
@@ -61,7 +61,7 @@ impl Amount {
         }
     }
 
-    pub(super) fn minus(self, other: Self) -> Self {
+    pub(crate) fn minus(self, other: Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(other.requests),
             tokens: self.tokens.saturating_sub(other.tokens),

@@ -10,10 +10,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use schemas::Error;
 use serde::{Deserialize, Serialize};
 
 use super::Amount;
+use crate::error::Error;
 use crate::slice::Slice;
 
 /// Length from which on the file is compacted: what is read at the start stays small.
@@ -49,26 +49,27 @@ pub(super) struct ForSync {
 }
 
 impl ForSync {
-    pub(super) fn sync(&self) -> Result<(), Error> {
+    pub(super) fn sync(&self) -> Result<(), schemas::Error> {
         self.file
             .sync_data()
-            .map_err(|source| Error::io(&self.path, "synchronise", source))
+            .map_err(|source| schemas::Error::io(&self.path, "synchronise", source))
     }
 }
 
 impl Ledger {
-    /// The ledger of this slice with what it has spent, and what ledgers of other divisions have: a cache that was
-    /// begun as one and goes on in slices spends the same budget.
+    /// The ledger of this slice with what it has spent, what ledgers of other divisions have, and whether there was
+    /// none: a cache that was begun as one and goes on in slices spends the same budget.
     pub(super) fn open(
         folder: &Path,
         slice: Option<Slice>,
-    ) -> Result<(Self, Amount, Amount), Error> {
-        std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, "create", source))?;
+    ) -> Result<(Self, Amount, Amount, bool), Error> {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| schemas::Error::io(folder, "create", source))?;
         let path = folder.join(name(slice));
-        let spent = match std::fs::read(&path) {
-            Ok(bytes) => sum(&path, &bytes)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => Amount::ZERO,
-            Err(source) => return Err(Error::io(&path, "read", source)),
+        let (spent, is_new) = match std::fs::read(&path) {
+            Ok(bytes) => (sum(&path, &bytes)?, false),
+            Err(error) if error.kind() == ErrorKind::NotFound => (Amount::ZERO, true),
+            Err(source) => return Err(schemas::Error::io(&path, "read", source).into()),
         };
         let others = others(folder, slice)?;
         let (file, length) = replace(&path, spent, &BTreeMap::new())?;
@@ -78,16 +79,16 @@ impl Ledger {
             length,
             compacted: length,
         };
-        Ok((ledger, spent, others))
+        Ok((ledger, spent, others, is_new))
     }
 
     /// Adds a line; on return the operating system has it.
-    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), Error> {
+    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), schemas::Error> {
         let line = line(entry);
         self.file.write_all(&line).map_err(|source| {
             // Cutting needs no space, so it works on a full disk.
             let _ = self.file.set_len(self.length);
-            Error::io(&self.path, "write", source)
+            schemas::Error::io(&self.path, "write", source)
         })?;
         self.length += line.len() as u64;
         Ok(())
@@ -102,16 +103,16 @@ impl Ledger {
         &mut self,
         spent: Amount,
         open: &BTreeMap<u64, Amount>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), schemas::Error> {
         (self.file, self.length) = replace(&self.path, spent, open)?;
         self.compacted = self.length;
         Ok(())
     }
 
-    pub(super) fn for_sync(&self) -> Result<ForSync, Error> {
+    pub(super) fn for_sync(&self) -> Result<ForSync, schemas::Error> {
         let file = self.file.try_clone();
         Ok(ForSync {
-            file: file.map_err(|source| Error::io(&self.path, "open", source))?,
+            file: file.map_err(|source| schemas::Error::io(&self.path, "open", source))?,
             path: self.path.clone(),
         })
     }
@@ -126,7 +127,7 @@ fn name(slice: Option<Slice>) -> String {
 
 /// What the ledgers in `folder` have spent that are of another division than `slice`'s.
 fn others(folder: &Path, slice: Option<Slice>) -> Result<Amount, Error> {
-    let read_error = |source| Error::io(folder, "list", source);
+    let read_error = |source| schemas::Error::io(folder, "list", source);
     let ours = slice.map_or("budget.ledger".into(), |slice| {
         format!("-of-{}.ledger", slice.total())
     });
@@ -138,7 +139,8 @@ fn others(folder: &Path, slice: Option<Slice>) -> Result<Amount, Error> {
         let is_of_ours = name.ends_with(&ours);
         if is_ledger && !is_of_ours {
             let path = entry.path();
-            let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, "read", source))?;
+            let bytes =
+                std::fs::read(&path).map_err(|source| schemas::Error::io(&path, "read", source))?;
             spent = spent.plus(sum(&path, &bytes)?);
         }
     }
@@ -146,7 +148,11 @@ fn others(folder: &Path, slice: Option<Slice>) -> Result<Amount, Error> {
 }
 
 /// Puts a ledger in place in one step.
-fn replace(path: &Path, spent: Amount, open: &BTreeMap<u64, Amount>) -> Result<(File, u64), Error> {
+fn replace(
+    path: &Path,
+    spent: Amount,
+    open: &BTreeMap<u64, Amount>,
+) -> Result<(File, u64), schemas::Error> {
     let entries = open.iter().map(|(&id, &most)| Entry::Reserve { id, most });
     let lines: Vec<u8> = std::iter::once(Entry::Spent { spent })
         .chain(entries)
@@ -168,7 +174,7 @@ fn replace(path: &Path, spent: Amount, open: &BTreeMap<u64, Amount>) -> Result<(
         std::fs::rename(&temporary, path)?;
         Ok(file)
     };
-    let file = write().map_err(|source| Error::io(path, "write", source))?;
+    let file = write().map_err(|source| schemas::Error::io(path, "write", source))?;
     Ok((file, lines.len() as u64))
 }
 
@@ -192,11 +198,9 @@ fn sum(path: &Path, bytes: &[u8]) -> Result<Amount, Error> {
             // The line that was being written when the process died: nothing was sent for it.
             None if lines.peek().is_none() && number > 1 => {}
             None => {
-                return Err(Error::InvalidJournal {
+                return Err(Error::BadLedger {
                     path: path.to_owned(),
                     line: number,
-                    problem: "the line is damaged, so nobody can tell what is spent; remove the file to count from zero"
-                        .into(),
                 });
             }
         }

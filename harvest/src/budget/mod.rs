@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::config::BudgetConfig;
+use crate::error::Error;
 use crate::slice::Slice;
 use crate::teacher::{ErrorClass, Sent, TeacherError};
 
@@ -34,6 +35,7 @@ pub struct Budget {
     state: Mutex<State>,
     /// Something that was reserved has been settled.
     settled: Notify,
+    begins: bool,
 }
 
 /// `None` where there is no limit.
@@ -62,12 +64,8 @@ impl Budget {
     /// or written.
     ///
     /// # Errors
-    /// [`schemas::Error::Io`]; [`schemas::Error::InvalidJournal`] where a ledger is damaged before its last line.
-    pub fn open(
-        config: &BudgetConfig,
-        folder: &Path,
-        slice: Option<Slice>,
-    ) -> Result<Self, schemas::Error> {
+    /// [`schemas::Error::Io`]; [`Error::BadLedger`] where a ledger is damaged before its last line.
+    pub fn open(config: &BudgetConfig, folder: &Path, slice: Option<Slice>) -> Result<Self, Error> {
         let cost = config.cost.map(|cost| Amount::of_cost(cost.next_up()).cost);
         let whole = Limits {
             requests: config.requests,
@@ -77,7 +75,7 @@ impl Budget {
         if whole == Limits::default() {
             return Ok(Self::default());
         }
-        let (ledger, earlier, others) = Ledger::open(folder, slice)?;
+        let (ledger, earlier, others, is_new) = Ledger::open(folder, slice)?;
         let part = |limit: Option<u64>, others: u64| {
             limit.map(|limit| part(slice, limit.saturating_sub(others)))
         };
@@ -94,7 +92,13 @@ impl Budget {
                 ..State::default()
             }),
             settled: Notify::new(),
+            begins: is_new && others == Amount::ZERO,
         })
+    }
+
+    /// Whether it has limits and nothing was known of earlier runs.
+    pub fn begins(&self) -> bool {
+        self.begins
     }
 
     /// What is spent, earlier runs of this process's share included; what is reserved is not.
@@ -157,6 +161,24 @@ impl Budget {
     /// Class `budget`.
     pub fn check(&self, most: Amount) -> Result<(), TeacherError> {
         self.refuse(self.state().spent, most)
+    }
+
+    /// Says whether `whole`, which several requests take, fits as far as can be told before they are sent.
+    ///
+    /// # Errors
+    /// Class `budget`.
+    pub fn check_whole(&self, whole: Amount) -> Result<(), TeacherError> {
+        let spent = self.state().spent;
+        match self.limits.first_exceeded(spent.plus(whole)) {
+            None => Ok(()),
+            Some(unit) => {
+                let [name, limit, spent, whole] = self.limits.told(unit, spent, whole);
+                let message = format!(
+                    "the budget does not reach: `budget.{name}` allows {limit}, {spent} are spent, and this takes {whole}"
+                );
+                Err(TeacherError::new(ErrorClass::Budget, message).having(Sent::Nothing))
+            }
+        }
     }
 
     /// Makes what was written so far survive a power cut.
@@ -252,6 +274,15 @@ impl Limits {
     }
 
     fn used_up(&self, unit: Unit, spent: Amount, most: Amount) -> TeacherError {
+        let [name, limit, spent, most] = self.told(unit, spent, most);
+        let message = format!(
+            "the budget is used up: `budget.{name}` allows {limit}, {spent} are spent, and the next request can take {most}"
+        );
+        TeacherError::new(ErrorClass::Budget, message).having(Sent::Nothing)
+    }
+
+    /// The name of what is limited, its limit, and how much of it these are.
+    fn told(&self, unit: Unit, spent: Amount, most: Amount) -> [String; 4] {
         let count = |number: Option<u64>| number.unwrap_or_default().to_string();
         let money = |number: u64| {
             format!(
@@ -263,30 +294,26 @@ impl Limits {
                 .cost()
             )
         };
-        let (name, limit, spent, most) = match unit {
-            Unit::Requests => (
-                "requests",
+        match unit {
+            Unit::Requests => [
+                "requests".into(),
                 count(self.requests),
                 spent.requests.to_string(),
                 most.requests.to_string(),
-            ),
-            Unit::Tokens => (
-                "tokens",
+            ],
+            Unit::Tokens => [
+                "tokens".into(),
                 count(self.tokens),
                 spent.tokens.to_string(),
                 most.tokens.to_string(),
-            ),
-            Unit::Cost => (
-                "cost",
+            ],
+            Unit::Cost => [
+                "cost".into(),
                 money(self.cost.unwrap_or_default()),
                 money(spent.cost),
                 money(most.cost),
-            ),
-        };
-        let message = format!(
-            "the budget is used up: `budget.{name}` allows {limit}, {spent} are spent, and the next request can take {most}"
-        );
-        TeacherError::new(ErrorClass::Budget, message).having(Sent::Nothing)
+            ],
+        }
     }
 }
 

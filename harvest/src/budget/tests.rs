@@ -50,6 +50,7 @@ fn without_a_limit_nothing_is_written_and_spending_is_counted() {
 fn what_was_spent_or_left_open_counts_in_the_next_run() {
     let folder = tempfile::tempdir().unwrap();
     let budget = open(&config(10, None), folder.path());
+    assert!(budget.begins());
     budget
         .try_reserve(requests(4))
         .unwrap()
@@ -62,6 +63,7 @@ fn what_was_spent_or_left_open_counts_in_the_next_run() {
     assert_eq!(on_disk(folder.path()), requests(3));
     drop(budget);
     let next = open(&config(10, None), folder.path());
+    assert!(!next.begins());
     assert_eq!(
         (next.spent(), next.spent_by_this_run()),
         (requests(3), Amount::ZERO)
@@ -198,7 +200,8 @@ fn a_damaged_ledger_is_refused_and_a_torn_tail_is_not() {
     std::fs::write(&path, &damaged).unwrap();
     let error = Budget::open(&config(100, None), folder.path(), None).unwrap_err();
     assert!(
-        matches!(error, schemas::Error::InvalidJournal { line: 1, .. }),
+        matches!(error, Error::BadLedger { line: 1, .. })
+            && error.hint().unwrap().contains("from zero"),
         "{error}"
     );
 }

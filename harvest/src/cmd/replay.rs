@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt as _, stream};
 use schemas::{Manifest, TeacherRecord};
 
+use crate::budget::{Amount, Budget};
 use crate::cache::Key;
 use crate::error::Error;
 use crate::replay::{Report, choose, compare};
@@ -25,8 +26,8 @@ pub struct Replay {
 }
 
 /// Asks `teacher` twice about rows of the cache in `store`, first about all of them once. `requests_of` renders the
-/// requests of some rows again, from the data set; rows that it leaves out are not asked about. It costs two requests
-/// a row, which `teacher` sends within its budget.
+/// requests of some rows again, from the data set; rows that it leaves out are not asked about. It costs twice what the
+/// rows cost, which `teacher` sends within `budget`; where that does not reach for all of them, nothing is sent.
 ///
 /// A row that the teacher cannot answer is left out of the comparison, with a warning.
 ///
@@ -38,6 +39,7 @@ pub async fn run(
     store: &Store,
     manifest: &Manifest,
     replay: Replay,
+    budget: &Budget,
     requests_of: impl FnOnce(&HashSet<Key>) -> Result<Vec<Request>, Error>,
 ) -> Result<Report, Error> {
     let (store, of) = (store.clone(), manifest.clone());
@@ -49,6 +51,9 @@ pub async fn run(
         requests.len(),
         2 * requests.len()
     );
+    budget
+        .check_whole(twice(teacher.as_ref(), &requests, &rows))
+        .map_err(|error| error.advise("ask about fewer rows, or raise [budget]"))?;
     let first = ask_all(&teacher, &requests, replay.concurrency).await?;
     let second = ask_all(&teacher, &requests, replay.concurrency).await?;
     let records: Vec<TeacherRecord> = requests
@@ -59,6 +64,30 @@ pub async fn run(
         })
         .collect();
     Ok(compare(&manifest.signals, &records, [&first, &second]))
+}
+
+/// What asking about these rows twice takes, if they take what they took.
+fn twice(
+    teacher: &dyn Teacher,
+    requests: &[Request],
+    rows: &HashMap<Key, TeacherRecord>,
+) -> Amount {
+    let mut whole = Amount::ZERO;
+    for request in requests {
+        let most = teacher.most(std::slice::from_ref(request));
+        let took = rows.get(&(request.id, request.draw));
+        let took = took
+            .map(|record| record.provenance.clone())
+            .unwrap_or_default();
+        let tokens = [took.tokens_in, took.tokens_out].into_iter().flatten();
+        let once = Amount {
+            requests: most.requests,
+            tokens: tokens.map(u64::from).sum(),
+            ..Amount::of_cost(took.cost.unwrap_or(0.0))
+        };
+        whole = whole.plus(once).plus(once);
+    }
+    whole
 }
 
 /// The chosen rows of a cache.

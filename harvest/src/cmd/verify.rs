@@ -63,25 +63,50 @@ pub fn run(args: &VerifyArgs) -> Result<Status, Error> {
             });
         };
         let path = Path::new(&args.target.target);
-        let report = ask_again(args, path, num_rows.get(), config, plan, &place)?;
-        if report.verdict == Verdict::Outside {
-            problems.push("the teacher no longer says what the cache holds".into());
+        match ask_again(args, path, num_rows.get(), config, plan, &place) {
+            Ok(report) => {
+                problems.extend(problem_of(&report));
+                lines.extend(report.lines());
+            }
+            // What was found of the cache itself is worth telling all the same.
+            Err(error) => {
+                tell(&lines, &problems, hint.as_deref())?;
+                return Err(error);
+            }
         }
-        lines.extend(report.lines());
     }
-    let printed = print(&lines);
-    if let Some((last, others)) = problems.split_last() {
-        for problem in others {
-            complain(problem, None);
-        }
-        complain(last, hint.as_deref());
-    }
-    printed?;
+    tell(&lines, &problems, hint.as_deref())?;
     Ok(if problems.is_empty() {
         Status::Done
     } else {
         Status::UserError
     })
+}
+
+fn tell(lines: &[(String, String)], problems: &[String], hint: Option<&str>) -> Result<(), Error> {
+    let printed = print(lines);
+    if let Some((last, others)) = problems.split_last() {
+        for problem in others {
+            complain(problem, None);
+        }
+        complain(last, hint);
+    }
+    printed
+}
+
+fn problem_of(report: &Report) -> Option<String> {
+    if report.num_unfit > 0 {
+        Some(format!(
+            "{} rows are answered in a form that does not fit the cache: the teacher is another one",
+            report.num_unfit
+        ))
+    } else if report.verdict == Verdict::Outside {
+        Some("the teacher no longer says what the cache holds".into())
+    } else if report.num_compared == 0 {
+        Some("no row could be compared".into())
+    } else {
+        None
+    }
 }
 
 /// Asks the teacher about some rows again, within the budget and with the cache locked: the ledger has one writer.
@@ -112,8 +137,15 @@ fn ask_again(
         concurrency: run.concurrency.get(),
     };
     let manifest = place.store.manifest()?;
-    let asked = replay::run(teacher, &place.store, &manifest, replay, |keys| {
-        plan.requests_of(keys)
-    });
+    let requests_of = |keys: &_| plan.requests_of(keys);
+    let budget = &watch.budget;
+    let asked = replay::run(
+        teacher,
+        &place.store,
+        &manifest,
+        replay,
+        budget,
+        requests_of,
+    );
     runtime.block_on(asked)
 }

@@ -33,6 +33,8 @@ pub struct Report {
     pub num_rows: usize,
     /// Rows that were answered twice in a form that fits the cache, and so were compared.
     pub num_compared: usize,
+    /// Rows that were answered in a form that does not fit the cache: the teacher is another one.
+    pub num_unfit: usize,
     /// Each signal by its name.
     pub signals: BTreeMap<String, Vec<Comparison>>,
     /// Served models of the cached rows, and of the live replies where they differ from the row's.
@@ -83,7 +85,8 @@ impl Verdict {
     }
 }
 
-/// Compares cached records with two live replies each; a record with a missing or unfitting reply is left out.
+/// Compares cached records with two live replies each; a record with a missing reply is left out, and one with an
+/// unfitting reply is no longer what the teacher says.
 ///
 /// # Panics
 /// Where the three slices differ in length.
@@ -97,9 +100,17 @@ pub fn compare(
         "each record has two outcomes"
     );
     let mut rows = Vec::new();
+    let mut num_unfit = 0;
     let mut changed_models = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
-        let fitted = live.map(|live| fit(record, live[index].as_ref(), specs));
+        let replies = live.map(|live| live[index].as_ref());
+        let fitted = replies.map(|reply| fit(record, reply?, specs));
+        let pairs = replies.iter().zip(&fitted);
+        num_unfit += usize::from(
+            pairs
+                .into_iter()
+                .any(|(reply, fitted)| reply.is_some() && fitted.is_none()),
+        );
         if let [Some(first), Some(second)] = fitted {
             let served = |record: &TeacherRecord| {
                 let name = record.provenance.served_model.as_deref();
@@ -117,10 +128,13 @@ pub fn compare(
         .iter()
         .map(|spec| (spec.name().to_owned(), compare_signal(spec, &rows)))
         .collect();
-    let verdict = signals.values().flatten().map(|found| found.verdict).max();
+    let verdicts = signals.values().flatten().map(|found| found.verdict);
+    let unfit = (num_unfit > 0).then_some(Verdict::Outside);
+    let verdict = verdicts.chain(unfit).max();
     Report {
         num_rows: records.len(),
         num_compared: rows.len(),
+        num_unfit,
         signals,
         changed_models: changed_models
             .into_iter()
@@ -131,12 +145,7 @@ pub fn compare(
 }
 
 /// A live reply in the precision in which the cache keeps it.
-fn fit(
-    record: &TeacherRecord,
-    reply: Option<&Reply>,
-    specs: &[SignalSpec],
-) -> Option<TeacherRecord> {
-    let reply = reply?;
+fn fit(record: &TeacherRecord, reply: &Reply, specs: &[SignalSpec]) -> Option<TeacherRecord> {
     let live = TeacherRecord {
         id: record.id,
         draw: record.draw,
@@ -144,7 +153,7 @@ fn fit(
         provenance: reply.provenance.clone(),
     };
     live.fit(specs)
-        .inspect_err(|error| tracing::warn!("left out: {error}"))
+        .inspect_err(|error| tracing::warn!("it does not fit: {error}"))
         .ok()
 }
 
@@ -219,6 +228,7 @@ impl Report {
         let mut lines = vec![
             ("replayed".to_owned(), self.num_rows.to_string()),
             ("compared".to_owned(), self.num_compared.to_string()),
+            ("unfit".to_owned(), self.num_unfit.to_string()),
         ];
         for (name, comparisons) in &self.signals {
             for comparison in comparisons {

@@ -201,7 +201,7 @@ fn logprobs_of_a_warm_server_are_within() {
 }
 
 #[test]
-fn rows_without_two_fitting_replies_are_left_out() {
+fn rows_without_two_replies_are_left_out_and_unfitting_ones_are_outside() {
     let specs = [SignalSpec::new("s", feature(), "").unwrap()];
     let vector = |values: &[f32]| SignalValue::Vector(values.to_vec());
     let records: Vec<TeacherRecord> = (0..3).map(|row| record(row, vector(&[1.0, 2.0]))).collect();
@@ -210,9 +210,20 @@ fn rows_without_two_fitting_replies_are_left_out() {
     let second = replies([vector(&[1.0, 2.0]), vector(&[1.0, 2.0]), vector(&[1.0])]);
     first[0].as_mut().unwrap().provenance.served_model = Some("new".into());
     let found = compare(&specs, &records, [&first, &second]);
-    assert_eq!((found.num_rows, found.num_compared), (3, 1));
+    assert_eq!(
+        (found.num_rows, found.num_compared, found.num_unfit),
+        (3, 1, 1)
+    );
     assert_eq!(found.changed_models, ["- - -> new - (1 rows)"]);
-    assert_eq!(found.lines().last().unwrap().1, "within the noise floor");
+    assert_eq!(found.lines().last().unwrap().1, "outside the noise floor");
+    let [first, second] = [&first[..2], &second[..2]];
+    let found = compare(&specs, &records[..2], [first, second]);
+    assert_eq!((found.num_compared, found.num_unfit), (1, 0));
+    assert_eq!(found.verdict, Verdict::Within);
+    let other = replies(vec![vector(&[1.0; 4]); 3]);
+    let found = compare(&specs, &records, [&other, &other]);
+    assert_eq!((found.num_compared, found.num_unfit), (0, 3));
+    assert_eq!(found.verdict, Verdict::Outside);
 }
 
 #[test]

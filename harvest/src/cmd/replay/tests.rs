@@ -8,6 +8,7 @@ use schemas::{
 };
 
 use super::*;
+use crate::config::BudgetConfig;
 use crate::replay::Verdict;
 use crate::teacher::{Answers, BatchLimits, Description, Paid, Usage};
 
@@ -123,8 +124,12 @@ const REPLAY: Replay = Replay {
 };
 
 async fn replay(teacher: Arc<Drifting>) -> Result<Report, Error> {
+    replay_within(teacher, &Budget::default()).await
+}
+
+async fn replay_within(teacher: Arc<Drifting>, budget: &Budget) -> Result<Report, Error> {
     let (_folder, store) = cache();
-    run(teacher, &store, &manifest(), REPLAY, |keys| {
+    run(teacher, &store, &manifest(), REPLAY, budget, |keys| {
         Ok(keys
             .iter()
             .map(|(id, draw)| Request::text(*id, *draw, ""))
@@ -163,5 +168,29 @@ async fn an_empty_budget_ends_it_and_rows_that_all_fail_are_an_error() {
             asked_of.asked.lock().unwrap().len() <= 12,
             "nothing is asked a second time"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_the_budget_does_not_reach_for_is_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    for (requests, is_enough) in [(23, false), (24, true)] {
+        let config = BudgetConfig {
+            requests: Some(requests),
+            ..BudgetConfig::default()
+        };
+        let budget = Budget::open(&config, folder.path(), None).unwrap();
+        let asked_of = teacher(0.0, None);
+        let outcome = replay_within(Arc::clone(&asked_of), &budget).await;
+        assert_eq!(outcome.is_ok(), is_enough);
+        let num_asked = asked_of.asked.lock().unwrap().len();
+        assert_eq!(num_asked, if is_enough { 24 } else { 0 });
+        if let Err(error) = outcome {
+            insta::assert_snapshot!(error, @"teacher: the budget does not reach: `budget.requests` allows 23, 0 are spent, and this takes 24");
+            assert_eq!(
+                error.hint().unwrap(),
+                "ask about fewer rows, or raise [budget]"
+            );
+        }
     }
 }
