@@ -9,6 +9,7 @@
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -356,6 +357,200 @@ fn a_check_looks_at_each_of_several_teachers_and_at_encoders() {
     ));
     let text = show(folder.path(), &["check", "harvest.toml"]);
     assert!(text.contains(refusal), "{text}");
+}
+
+/// The number at the start of a line of the summary.
+fn number(text: &str, name: &str) -> f64 {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")));
+    let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+    let value = line.split_whitespace().next().unwrap();
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("{name} is no number in {text}"))
+}
+
+/// A server of everything that the test of projections asks, by what a request has.
+fn any_server(body: &serde_json::Value) -> serde_json::Value {
+    if body["prompt"].is_string() {
+        let mut picture = std::io::Cursor::new(Vec::new());
+        let black = image::RgbImage::new(2, 2);
+        black
+            .write_to(&mut picture, image::ImageFormat::Png)
+            .unwrap();
+        return json!({"data": [{"b64_json": BASE64.encode(picture.into_inner())}]});
+    }
+    if body["messages"].is_array() {
+        let message = json!({"role": "assistant", "content": "so"});
+        return json!({
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1000, "completion_tokens": 500},
+        });
+    }
+    let inputs = match &body["input"] {
+        serde_json::Value::Array(inputs) => inputs.clone(),
+        one => vec![one.clone()],
+    };
+    let vector = |(index, input): (usize, &serde_json::Value)| {
+        let sum: u32 = input.as_str().unwrap().bytes().map(u32::from).sum();
+        json!({"index": index, "embedding": [1.0, sum]})
+    };
+    let vectors: Vec<_> = inputs.iter().enumerate().map(vector).collect();
+    let num_tokens = 100 * inputs.len();
+    json!({"data": vectors, "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens}})
+}
+
+#[test]
+fn a_check_projects_what_a_run_sends_and_spends() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = serve(&runtime, any_server);
+    let server = format!("url = \"{url}\"\nmodel = \"m\"\n");
+    let price =
+        "price = { input_per_million = 100.0, output_per_million = 200.0, per_request = 1.0 }\n";
+    let embeddings = format!("kind = \"embeddings\"\n{server}{price}");
+    let chat = format!("kind = \"chat\"\n{server}{price}");
+    // Its server counts no tokens.
+    let images =
+        format!("kind = \"images\"\napi = \"openai\"\n{server}price = {{ per_request = 2.0 }}\n");
+    let num_rows = 30;
+    for (teachers, num_requests) in [
+        (format!("[teacher]\n{chat}"), 30),
+        // The first row of a cache goes alone.
+        (format!("[teacher]\n{embeddings}batch = 10\n"), 1 + 3),
+        // Two texts of 6 bytes.
+        (
+            format!("[teacher]\n{embeddings}batch_tokens = 13\n"),
+            1 + 15,
+        ),
+        (
+            format!("[teachers.a]\n{embeddings}batch = 10\n[teachers.b]\n{embeddings}batch = 10\n"),
+            2 * (1 + 3),
+        ),
+        (
+            format!("[teachers.a]\n{chat}[teachers.b]\n{embeddings}"),
+            60,
+        ),
+        (
+            format!("[teacher]\n{images}[teacher.encoder]\nkind = \"builtin\"\n"),
+            30,
+        ),
+        // What is found out about pictures takes two requests.
+        (
+            format!("[teacher]\n{images}[teacher.encoder]\n{embeddings}input = \"data-uri\"\n"),
+            60 + 2,
+        ),
+    ] {
+        let folder = project(&CONFIG.replace("[teacher]\nkind = \"sketch\"\n", &teachers));
+        let rows = (10..10 + num_rows).map(|row| {
+            format!(
+                "{}\n",
+                json!({"text": format!("row {row}"), "label": "yes"})
+            )
+        });
+        std::fs::write(folder.path().join("train.jsonl"), rows.collect::<String>()).unwrap();
+        let check = show(folder.path(), &["check", "harvest.toml"]);
+        let run = show(folder.path(), &["run", "harvest.toml"]);
+        assert!(
+            check.contains(&format!(" for {num_rows} rows\n")),
+            "{check}"
+        );
+        for (name, tolerance) in [("requests", 0.0), ("cost", 0.006)] {
+            let [projected, taken] = [number(&check, name), number(&run, name)];
+            assert!(
+                (projected - taken).abs() <= tolerance,
+                "{teachers}\n{check}\n{run}"
+            );
+        }
+        let is_as_told = run.contains(&format!("\nrequests   {num_requests}\n"));
+        assert!(is_as_told, "{teachers}\n{run}");
+    }
+}
+
+#[test]
+fn a_check_says_why_a_cost_is_unknown_and_asks_once_what_is_lacking() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = serve(&runtime, |_| {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        let message = json!({"role": "assistant", "content": "so"});
+        json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    });
+    let chat = format!("kind = \"chat\"\nurl = \"{url}\"\nmodel = \"m\"\n");
+    for (more, cost) in [
+        ("", "unknown: set `teacher.price`"),
+        (
+            "price = { input_per_million = 1.0 }\n",
+            "unknown: `price` is of tokens, and the server counts none",
+        ),
+        ("price = { per_request = 0.0 }\n", "0.00"),
+    ] {
+        let folder = project(&CONFIG.replace("kind = \"sketch\"\n", &format!("{chat}{more}")));
+        let text = show(folder.path(), &["check", "harvest.toml"]);
+        assert!(
+            text.lines().any(|line| line
+                .strip_prefix("cost")
+                .is_some_and(|told| told.trim() == cost)),
+            "{text}"
+        );
+    }
+    ASKED.store(0, Ordering::SeqCst);
+    let lacking = format!("{chat}signals = [\"logprobs\"]\n");
+    let folder = project(&CONFIG.replace("kind = \"sketch\"\n", &lacking));
+    let text = show(folder.path(), &["check", "harvest.toml", "--sample", "3"]);
+    assert!(text.starts_with("status 1\n"), "{text}");
+    assert_eq!(ASKED.load(Ordering::SeqCst), 1, "{text}");
+}
+
+#[test]
+fn a_budget_whose_ledger_is_lost_says_so() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = serve(&runtime, any_server);
+    let teacher = format!("kind = \"embeddings\"\nurl = \"{url}\"\nmodel = \"m\"\n");
+    let config = CONFIG.replace("kind = \"sketch\"\n", &teacher) + "[budget]\nrequests = 9\n";
+    let folder = project(&config);
+    let run = || show(folder.path(), &["run", "harvest.toml"]);
+    for _ in 0..2 {
+        let text = run();
+        assert!(!text.contains("counts from zero"), "{text}");
+    }
+    std::fs::remove_file(folder.path().join("cache/budget.ledger")).unwrap();
+    let text = run();
+    assert!(text.contains("[budget] counts from zero"), "{text}");
+    assert!(!run().contains("counts from zero"));
+}
+
+#[test]
+fn a_replay_of_a_teacher_of_another_width_is_no_success() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = serve(&runtime, any_server);
+    let wide = serve(
+        &runtime,
+        |_| json!({"data": [{"index": 0, "embedding": [1.0, 2.0, 3.0]}]}),
+    );
+    let configure = |url: &str, budget: &str| {
+        let teacher = format!("kind = \"embeddings\"\nurl = \"{url}\"\nmodel = \"m\"\n");
+        CONFIG.replace("kind = \"sketch\"\n", &teacher) + budget
+    };
+    let folder = project(&configure(&url, ""));
+    let path = folder.path().join("harvest.toml");
+    let replay = || show(folder.path(), &["verify", "harvest.toml", "--replay", "3"]);
+    assert!(show(folder.path(), &["run", "harvest.toml"]).starts_with("status 0\n"));
+    let same = replay();
+    assert!(same.starts_with("status 0\n"), "{same}");
+    std::fs::write(&path, configure(&wide, "")).unwrap();
+    let other = replay();
+    assert!(other.starts_with("status 1\n"), "{other}");
+    for told in ["does not fit the cache", "outside the noise floor"] {
+        assert!(other.contains(told), "{other}");
+    }
+    // What the budget does not reach for is not asked, and the rest is told.
+    std::fs::write(&path, configure(&url, "[budget]\nrequests = 5\n")).unwrap();
+    let refused = replay();
+    assert!(refused.starts_with("status 1\n"), "{refused}");
+    for told in ["\nrows ", "\nproblems ", "and this takes 6"] {
+        assert!(refused.contains(told), "{refused}");
+    }
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use schemas::{Manifest, SignalSpec, SignalValue};
 
+use super::draws::warn_of_equal_draws;
+use super::projection::Work;
 use super::{describe_signal, open_teacher, runtime, warn_of_skipped};
 use crate::audit::Unsettled;
 use crate::budget::Budget;
@@ -17,7 +19,6 @@ use crate::pipeline::pictures::Opening;
 use crate::pipeline::{expected_manifest, new_manifest, teacher_section};
 use crate::place::{Place, throwaway_folder};
 use crate::plan::Plan;
-use crate::progress::{human_bytes, human_time};
 use crate::reporter::Watch;
 use crate::stop::Stop;
 use crate::survey::{Known, Survey};
@@ -44,8 +45,10 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
         ..Watch::default()
     };
     let teacher = open_teacher(&plan, state.path(), teachers, run_config, &watch, &stop)?;
-    let survey = look_at_cache(&place, &plan, &teacher, &config)?;
+    let (survey, is_new) = look_at_cache(&place, &plan, &teacher, &config)?;
     warn_of_skipped(&survey);
+    warn_of_equal_draws(&plan, teacher.describe());
+    let mut work = Work::of(&plan, &survey, teacher.as_ref(), is_new)?;
     let mut requests: Vec<Request> = plan
         .sample(&survey, args.sample.get())?
         .into_iter()
@@ -63,7 +66,11 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
     };
     let shown = sample.answered.iter().cloned();
     let shown: Vec<_> = shown.map(|(row, reply)| (row, Some(reply))).collect();
+    let before = watch.budget.spent();
     let pictures = runtime.block_on(opening.look(teachers, &shown))?;
+    if is_new && teachers.iter().all(|entry| !entry.kind.takes_long()) {
+        work = work.and_looking(watch.budget.spent().minus(before));
+    }
     let concurrency = run_config
         .concurrency
         .get()
@@ -94,22 +101,24 @@ pub fn run(args: &CheckArgs) -> Result<Status, Error> {
         ),
         ("sampled", sample.describe()),
     ]);
-    let batch = teacher
-        .describe()
-        .batch
-        .max_requests
-        .min(survey.num_requests().max(1) as usize);
-    lines.extend(sample.projection(&survey, batch, concurrency));
+    lines.extend(work.lines(
+        &sample,
+        teacher.as_ref(),
+        teachers,
+        survey.num_missing,
+        concurrency,
+    ));
     print(&lines)?;
     Ok(Status::Done)
 }
 
 /// What a few replies were like.
-struct Sample {
+pub(super) struct Sample {
     manifest: Manifest,
     answered: Vec<(Request, Reply)>,
     num_failed: usize,
-    latency: Duration,
+    /// Mean of a row that is asked by itself.
+    pub(super) latency: Duration,
 }
 
 impl Sample {
@@ -117,8 +126,12 @@ impl Sample {
         self.answered.iter().map(|(_, reply)| reply)
     }
 
-    fn mean(&self, of: impl Fn(&Reply) -> Option<f64>) -> Option<f64> {
-        let values: Vec<f64> = self.replies().filter_map(of).collect();
+    /// The mean over the rows that have a number.
+    pub(super) fn mean(&self, of: impl Fn(&Request, &Reply) -> Option<f64>) -> Option<f64> {
+        let answered = self.answered.iter();
+        let values: Vec<f64> = answered
+            .filter_map(|(request, reply)| of(request, reply))
+            .collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
@@ -130,56 +143,15 @@ impl Sample {
         }
     }
 
-    /// What the requests that are left take, if they are like the sample.
-    fn projection(
-        &self,
-        survey: &Survey,
-        batch: usize,
-        concurrency: usize,
-    ) -> Vec<(&'static str, String)> {
-        let rows = survey.num_requests();
-        let batches = rows.div_ceil(batch as u64);
-        let unknown = || "unknown: the server counts none".to_owned();
-        let tokens = |mean: Option<f64>| {
-            mean.map_or_else(unknown, |mean| format!("{:.0}", mean * rows as f64))
-        };
-        let sum: u64 = self
-            .replies()
+    pub(super) fn num_answered(&self) -> u64 {
+        self.answered.len() as u64
+    }
+
+    /// Bytes of the rows.
+    pub(super) fn num_bytes(&self) -> u64 {
+        self.replies()
             .map(|reply| row_bytes(&self.manifest, reply))
-            .sum();
-        let bytes = sum * survey.num_missing / (self.answered.len() as u64).max(1);
-        let time = self.latency.mul_f64(batches as f64 / concurrency as f64);
-        let cost = self.mean(|reply| reply.provenance.cost);
-        vec![
-            ("requests", format!("{batches} for {rows} rows")),
-            (
-                "tokens_in",
-                tokens(self.mean(|reply| reply.provenance.tokens_in.map(f64::from))),
-            ),
-            (
-                "tokens_out",
-                tokens(self.mean(|reply| reply.provenance.tokens_out.map(f64::from))),
-            ),
-            (
-                "cost",
-                cost.map_or_else(
-                    || "unknown: set `teacher.price`".to_owned(),
-                    |cost| format!("{:.2}", cost * rows as f64),
-                ),
-            ),
-            (
-                "time",
-                format!(
-                    "{} ({:.1} ms a reply, {concurrency} in flight)",
-                    human_time(time),
-                    self.latency.as_secs_f64() * 1e3
-                ),
-            ),
-            (
-                "bytes",
-                format!("{bytes} ({} before compression)", human_bytes(bytes)),
-            ),
-        ]
+            .sum()
     }
 }
 
@@ -227,6 +199,8 @@ async fn ask(
                 manifest.get_or_insert(shown);
                 answered.push((request, reply));
             }
+            // What a teacher does not have, it has for no row.
+            Err(error) if error.is_lacking && manifest.is_none() => return Err(error),
             Err(error) if error.class == ErrorClass::Deterministic => {
                 tracing::warn!("row {} failed: {error}", request.id);
                 num_failed += 1;
@@ -250,18 +224,21 @@ async fn ask(
     }
 }
 
-/// Compares the data set with what the cache has, the journal included; takes no lock.
+/// Compares the data set with what the cache has, the journal included, and tells whether there is no cache yet; takes
+/// no lock.
 fn look_at_cache(
     place: &Place,
     plan: &Plan,
     teacher: &Arc<dyn Teacher>,
     config: &Config,
-) -> Result<Survey, Error> {
+) -> Result<(Survey, bool), Error> {
     let mut known = Known::default();
+    let mut is_new = true;
     if place.store.local().is_none_or(Path::is_dir) {
         if let Some(manifest) = read_manifest(place)? {
             let expected = expected_manifest(&manifest, plan, teacher.describe(), &config.cache)?;
             check_same_source(&place.store.location(), &manifest, &expected)?;
+            is_new = false;
         }
         let mut unsettled = Unsettled::read(place)?;
         each_key(place, |key| {
@@ -275,7 +252,7 @@ fn look_at_cache(
             known.failed(key)?;
         }
     }
-    plan.survey(&mut known)
+    Ok((plan.survey(&mut known)?, is_new))
 }
 
 fn row_bytes(manifest: &Manifest, reply: &Reply) -> u64 {

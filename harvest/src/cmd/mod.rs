@@ -2,9 +2,11 @@
 
 pub mod card;
 pub mod check;
+mod draws;
 pub mod freeze;
 pub mod import;
 pub mod merge;
+mod projection;
 pub mod replay;
 pub mod run;
 pub mod stats;

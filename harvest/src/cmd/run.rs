@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use schemas::Sha256Digest;
 
+use super::draws::warn_of_equal_draws;
 use super::{open_teacher, runtime, warn_of_skipped};
 use crate::budget::Budget;
 use crate::cache::Cache;
@@ -35,6 +36,7 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
     let failures_file = format!("{}/{}", place.store.location(), place.failures_file());
     let cache = Cache::lock_or_create(place.clone(), &stop)?;
     let budget = Budget::open(&config.budget, place.shared_work(), args.slice)?;
+    warn_of_lost_ledger(&budget, &place)?;
     let watch = Watch {
         budget: Arc::new(budget),
         events: if args.json {
@@ -47,8 +49,10 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
     let serve =
         |listener: MetricsListener| listener.serve(runtime.handle(), Arc::clone(&watch.metrics));
     let _served_until_the_end = listener.map(serve).transpose()?;
+    let teacher = open_teacher(&plan, &place.work, teachers, run_config, &watch, &stop)?;
+    warn_of_equal_draws(&plan, teacher.describe());
     let job = Job {
-        teacher: open_teacher(&plan, &place.work, teachers, run_config, &watch, &stop)?,
+        teacher,
         teachers: teachers.to_vec(),
         plan,
         cache: config.cache.clone(),
@@ -80,6 +84,25 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
     watch.events.emit(&event);
     printed?;
     status
+}
+
+/// Rows of this worker that no ledger knows of were paid for before there was a budget, or the work folder was lost.
+fn warn_of_lost_ledger(budget: &Budget, place: &Place) -> Result<(), Error> {
+    let prefix = place.prefix();
+    if budget.begins()
+        && place
+            .store
+            .shards()?
+            .iter()
+            .any(|name| name.starts_with(&prefix))
+    {
+        tracing::warn!(
+            "[budget] counts from zero: the cache has rows of earlier runs, and `{}` has no ledger of what they took; \
+             keep that folder from run to run",
+            place.shared_work().display()
+        );
+    }
+    Ok(())
 }
 
 /// The last event; without a summary the run ended before it knew its rows.

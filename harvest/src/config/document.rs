@@ -54,10 +54,12 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = source(&mut root)?;
     let dataset: DatasetConfig = root.needed("dataset")?.rest()?;
     let cache: CacheConfig = root.needed("cache")?.rest()?;
-    let budget: Option<BudgetConfig> = match root.section("budget")? {
-        Some(section) if matches!(source, Source::Teachers(..)) => Some(section.rest()?),
-        Some(section) => return Err(section.refuse("an import spends nothing")),
-        None => None,
+    let budget = match (root.section("budget")?, &source) {
+        (None, _) => BudgetConfig::default(),
+        (Some(section), Source::Teachers(teachers, _)) => budget(section, teachers)?,
+        (Some(section), Source::Import(_)) => {
+            return Err(section.refuse("an import spends nothing"));
+        }
     };
     root.end()?;
     Ok(Config {
@@ -65,7 +67,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         dataset,
         source,
         cache,
-        budget: budget.unwrap_or_default(),
+        budget,
     })
 }
 
@@ -93,6 +95,26 @@ fn source(root: &mut Section<'_>) -> Result<Source, ConfigError> {
         None => RunConfig::default(),
     };
     Ok(Source::Teachers(teachers, run))
+}
+
+/// `[budget]`. A limit of money holds for what has a price, so every server must have one.
+fn budget(section: Section<'_>, teachers: &[TeacherEntry]) -> Result<BudgetConfig, ConfigError> {
+    let whole = section.clone();
+    let budget: BudgetConfig = section.rest()?;
+    let mut sections = teachers.iter().flat_map(TeacherEntry::sections);
+    let is_unpriced = |entry: &TeacherEntry| {
+        kinds::asks_a_server(&entry.common.kind) && entry.common.price.is_none()
+    };
+    match sections.find(|(_, entry)| is_unpriced(entry)) {
+        Some((name, _)) if budget.cost.is_some() => Err(whole.refuse_key(
+            "cost",
+            &format!(
+                "[{name}] has no price, so that nothing limits what it costs: set its `price` \
+                 (`price = {{ per_request = 0.0 }}` where it is free), or leave `budget.cost` out"
+            ),
+        )),
+        _ => Ok(budget),
+    }
 }
 
 /// `[teachers.<name>]`, in the order of their names.

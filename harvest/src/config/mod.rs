@@ -58,6 +58,19 @@ pub struct TeacherEntry {
     pub kind: Arc<dyn TeacherKind>,
 }
 
+impl TeacherEntry {
+    /// This entry and the one that it hands pictures on to, each with the name of its section.
+    pub fn sections(&self) -> impl Iterator<Item = (String, &Self)> {
+        let own = match &self.name {
+            None => "teacher".to_owned(),
+            Some(name) => format!("teachers.{name}"),
+        };
+        let encoder = self.kind.encoder_entry();
+        let encoder = encoder.map(|entry| (format!("{own}.encoder"), entry));
+        [(own, self)].into_iter().chain(encoder)
+    }
+}
+
 /// What every `[teacher]` may have, whatever its kind.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,9 +88,8 @@ pub struct CommonConfig {
     /// pictures on to another.
     #[serde(skip)]
     pub inline_images: bool,
-    /// What replies cost.
-    #[serde(default)]
-    pub price: PriceConfig,
+    /// What replies cost; left out, nobody knows.
+    pub price: Option<PriceConfig>,
     /// Licence of the teacher's replies, for the manifest and the card.
     pub license: Option<String>,
     /// Terms under which the replies may be used, in words or as an address.
@@ -177,6 +189,19 @@ fn some_amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>
     amount(deserializer).map(Some)
 }
 
+/// A number from 1 to `MOST`.
+fn up_to<'de, D: Deserializer<'de>, const MOST: u32>(
+    deserializer: D,
+) -> Result<NonZeroU32, D::Error> {
+    let number = NonZeroU32::deserialize(deserializer)?;
+    if number.get() <= MOST {
+        return Ok(number);
+    }
+    Err(D::Error::custom(format!(
+        "expected a number from 1 to {MOST}"
+    )))
+}
+
 /// A share above 0 and up to 1.
 fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let share = f64::deserialize(deserializer)?;
@@ -209,11 +234,11 @@ pub struct RunConfig {
     /// Requests in flight.
     #[serde(default = "default_concurrency")]
     pub concurrency: NonZeroUsize,
-    /// Replies kept for each example.
-    #[serde(default = "default_draws")]
+    /// Replies kept for each example, up to 10,000.
+    #[serde(default = "default_draws", deserialize_with = "up_to::<_, 10_000>")]
     pub draws: NonZeroU32,
-    /// Requests sent for one row before it counts as failed.
-    #[serde(default = "default_max_tries")]
+    /// Requests sent for one row before it counts as failed, up to 1,000.
+    #[serde(default = "default_max_tries", deserialize_with = "up_to::<_, 1_000>")]
     pub max_tries: NonZeroU32,
     /// Splits to ask about; left out, all.
     pub splits: Option<Vec<Split>>,

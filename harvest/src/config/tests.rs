@@ -122,6 +122,14 @@ fn refusals_name_line_and_key() {
             "a.toml:8: `run.draws`: invalid value, expected a nonzero u32",
         ),
         (
+            "[teacher]\nkind = \"sketch\"\n[run]\ndraws = 10001\n",
+            "a.toml:8: `run.draws`: expected a number from 1 to 10000",
+        ),
+        (
+            "[teacher]\nkind = \"sketch\"\n[run]\nmax_tries = 429496731\n",
+            "a.toml:8: `run.max_tries`: expected a number from 1 to 1000",
+        ),
+        (
             "[teacher]\nkind = \"embeddings\"\nurl = \"ftp://a\"\nmodel = \"m\"\n",
             "a.toml:7: `teacher.url`: expected an address that starts with http:// or https://",
         ),
@@ -154,6 +162,43 @@ fn refusals_name_line_and_key() {
             read(&format!("{DATASET_AND_CACHE}{section}")).unwrap_err(),
             refusal
         );
+    }
+}
+
+#[test]
+fn a_limit_of_money_needs_a_price_of_every_server() {
+    let server = "url = \"http://a\"\nmodel = \"m\"\n";
+    let budget = "[budget]\nrequests = 5\ncost = 1.5\n";
+    let with = |teachers: &str| read(&format!("{DATASET_AND_CACHE}{budget}{teachers}"));
+    let free = "price = { per_request = 0.0 }\n";
+    let images = format!(
+        "[teacher]\nkind = \"images\"\napi = \"openai\"\n{server}{free}[teacher.encoder]\n"
+    );
+    let embeddings = format!("kind = \"embeddings\"\n{server}");
+    for (teachers, unpriced) in [
+        (format!("[teacher]\n{embeddings}"), "[teacher]"),
+        (
+            format!("[teachers.a]\n{embeddings}{free}[teachers.b]\n{embeddings}"),
+            "[teachers.b]",
+        ),
+        (
+            format!("{images}{embeddings}input = \"data-uri\"\n"),
+            "[teacher.encoder]",
+        ),
+    ] {
+        let refusal = with(&teachers).unwrap_err();
+        let start = format!("a.toml:7: `budget.cost`: {unpriced} has no price");
+        assert!(refusal.starts_with(&start), "{refusal}");
+        let text = format!("{DATASET_AND_CACHE}[budget]\nrequests = 5\n{teachers}");
+        assert!(read(&text).is_ok(), "{text}");
+    }
+    for teachers in [
+        format!("[teacher]\n{embeddings}{free}"),
+        format!("[teachers.a]\nkind = \"sketch\"\n[teachers.b]\n{embeddings}{free}"),
+        format!("{images}kind = \"builtin\"\n"),
+        format!("{images}{embeddings}{free}input = \"data-uri\"\n"),
+    ] {
+        assert!(with(&teachers).is_ok(), "{:?}", with(&teachers).err());
     }
 }
 

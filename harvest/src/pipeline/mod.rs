@@ -10,7 +10,7 @@ mod driver;
 mod open_shard;
 pub(crate) mod pictures;
 mod probe;
-mod source;
+pub(crate) mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

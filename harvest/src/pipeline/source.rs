@@ -12,7 +12,7 @@ use crate::survey::{Pending, Survey};
 use crate::teacher::BatchLimits;
 
 /// Requests that are sent together.
-pub(super) type Batch = Vec<Pending>;
+pub(crate) type Batch = Vec<Pending>;
 
 pub(super) type Queue = mpsc::Receiver<Result<Batch, Error>>;
 
@@ -43,14 +43,14 @@ pub(super) fn start(
 }
 
 /// Fills batches up to their limits.
-struct Packer {
+pub(crate) struct Packer {
     limits: BatchLimits,
     batch: Batch,
     num_bytes: usize,
 }
 
 impl Packer {
-    fn new(limits: BatchLimits) -> Self {
+    pub(crate) fn new(limits: BatchLimits) -> Self {
         Self {
             limits,
             batch: Vec::new(),
@@ -59,7 +59,7 @@ impl Packer {
     }
 
     /// Adds a request; returns the batch that it made full.
-    fn add(&mut self, pending: Pending) -> Option<Batch> {
+    pub(crate) fn add(&mut self, pending: Pending) -> Option<Batch> {
         let num_bytes = pending.request.longest_prompt();
         let is_over = !self.batch.is_empty() && self.num_bytes + num_bytes > self.limits.max_bytes;
         let mut full = is_over.then(|| self.take());
@@ -71,7 +71,8 @@ impl Packer {
         full
     }
 
-    fn take(&mut self) -> Batch {
+    /// What does not make a full batch.
+    pub(crate) fn take(&mut self) -> Batch {
         self.num_bytes = 0;
         std::mem::take(&mut self.batch)
     }

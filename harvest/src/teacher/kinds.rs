@@ -47,6 +47,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(name, _)| *name)
 }
 
+/// Whether what is asked is a server, and no program of one's own.
+pub(crate) fn asks_a_server(kind: &str) -> bool {
+    !matches!(kind, "command" | "sketch")
+}
+
 /// Reads one `[teacher]`.
 ///
 /// # Errors

@@ -332,6 +332,11 @@ pub trait Teacher: Send + Sync + fmt::Debug {
     /// The most that asking these requests once can take.
     fn most(&self, requests: &[Request]) -> Usage;
 
+    /// Money that asking these requests once costs besides their tokens, in the currency of the configured price.
+    fn fee(&self, _requests: &[Request]) -> f64 {
+        0.0
+    }
+
     /// Asks about several examples together, within `describe().batch`. A teacher that needs several requests for one
     /// reply hands what it has paid for to `paid`.
     ///
@@ -363,7 +368,7 @@ pub trait Teacher: Send + Sync + fmt::Debug {
     }
 }
 
-/// What a decorator leaves to the teacher that it wraps, in its field `inner`: all but `query`.
+/// What a decorator leaves to the teacher that it wraps, in its field `inner`: all but `query` and `fee`.
 macro_rules! forwards_to_inner {
     () => {
         fn describe(&self) -> &$crate::teacher::Description {
@@ -412,6 +417,11 @@ pub trait TeacherKind: fmt::Debug + Send + Sync {
         false
     }
 
+    /// The entry of the teacher that this one hands pictures on to, where there is one.
+    fn encoder_entry(&self) -> Option<&TeacherEntry> {
+        None
+    }
+
     /// The teacher that this one hands pictures on to, where there is one, opened by itself.
     ///
     /// # Errors
@@ -449,7 +459,7 @@ impl OpenContext<'_> {
         let gate = Gate::new(
             teacher,
             self.run.concurrency.get(),
-            self.common.price,
+            self.common.price.unwrap_or_default(),
             self.watch.clone(),
             self.stop.clone(),
         );

@@ -347,6 +347,10 @@ fn wish(error: &TeacherError) -> Option<Duration> {
 impl<T: Teacher> Teacher for Retry<T> {
     super::forwards_to_inner!();
 
+    fn fee(&self, requests: &[Request]) -> f64 {
+        self.inner.fee(requests)
+    }
+
     fn query<'a>(
         &'a self,
         requests: &'a [Request],

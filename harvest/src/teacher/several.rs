@@ -262,6 +262,11 @@ impl Teacher for Several {
         sum
     }
 
+    fn fee(&self, requests: &[Request]) -> f64 {
+        let teachers = self.teachers.iter();
+        teachers.map(|(_, teacher)| teacher.fee(requests)).sum()
+    }
+
     fn finished<'a>(&'a self, failed: &'a HashSet<(ExampleId, u32)>) -> BoxFuture<'a, ()> {
         let teachers = self.teachers.iter();
         let all = join_all(teachers.map(|(_, teacher)| teacher.finished(failed)));

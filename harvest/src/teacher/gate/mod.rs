@@ -163,9 +163,8 @@ impl<T: Teacher> Gate<T> {
         if self.price == PriceConfig::default() {
             return;
         }
-        let most = self.inner.most(requests);
         let num_answered = answers.replies.iter().flatten().count().max(1);
-        let own = self.price.per_request * most.requests as f64 / num_answered as f64;
+        let own = self.fee(requests) / num_answered as f64;
         for (row, reply) in requests.iter().zip(&mut answers.replies) {
             let Ok(reply) = reply else { continue };
             let provenance = &mut reply.provenance;
@@ -253,6 +252,10 @@ fn seen(outcome: &Result<Answers, TeacherError>, tokens: u64) -> Seen {
 
 impl<T: Teacher> Teacher for Gate<T> {
     super::forwards_to_inner!();
+
+    fn fee(&self, requests: &[Request]) -> f64 {
+        self.price.per_request * self.inner.most(requests).requests as f64
+    }
 
     fn query<'a>(
         &'a self,

@@ -133,11 +133,14 @@ impl Encoder {
     pub(super) fn most(&self, requests: &[Request]) -> Usage {
         match self {
             Self::Builtin(_) => Usage::default(),
-            Self::Teacher(teacher) => {
-                let asked: Vec<Request> =
-                    requests.iter().map(|of| asked(of, String::new())).collect();
-                teacher.most(&asked)
-            }
+            Self::Teacher(teacher) => teacher.most(&all_asked(requests)),
+        }
+    }
+
+    pub(super) fn fee(&self, requests: &[Request]) -> f64 {
+        match self {
+            Self::Builtin(_) => 0.0,
+            Self::Teacher(teacher) => teacher.fee(&all_asked(requests)),
         }
     }
 
@@ -165,6 +168,11 @@ impl Encoder {
         let problem = "the encoder's reply has no feature";
         Err(TeacherError::new(ErrorClass::Deterministic, problem))
     }
+}
+
+/// What a second teacher is asked, as far as it is known before there are pictures.
+fn all_asked(requests: &[Request]) -> Vec<Request> {
+    requests.iter().map(|of| asked(of, String::new())).collect()
 }
 
 /// What a second teacher is asked about a request's picture.

@@ -24,7 +24,7 @@ use super::{
     Answers, BatchLimits, Description, ErrorClass, Offer, OfferKind, OpenContext, Paid, Reply,
     Request, Sent, Teacher, TeacherError, TeacherKind, Usage,
 };
-use crate::config::{ConfigError, Section, ServerConfig};
+use crate::config::{ConfigError, Section, ServerConfig, TeacherEntry};
 
 /// `[teacher]` with `kind = "images"`, besides what belongs to the generator and the encoder.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -71,6 +71,13 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Arc<dyn TeacherKind>, Con
 }
 
 impl TeacherKind for Configured {
+    fn encoder_entry(&self) -> Option<&TeacherEntry> {
+        match &self.encoder {
+            EncoderConfig::Builtin(_) => None,
+            EncoderConfig::Teacher(entry) => Some(entry),
+        }
+    }
+
     fn encoder(&self, context: &OpenContext<'_>) -> Result<Option<Arc<dyn Teacher>>, TeacherError> {
         match self.encoder.open(context)? {
             Encoder::Builtin(_) => Ok(None),
@@ -293,6 +300,10 @@ impl Teacher for Images {
     fn most(&self, requests: &[Request]) -> Usage {
         let of_pictures = self.generator.most(requests);
         of_pictures.plus(self.encoder.most(requests))
+    }
+
+    fn fee(&self, requests: &[Request]) -> f64 {
+        self.generator.fee(requests) + self.encoder.fee(requests)
     }
 
     fn query<'a>(
