@@ -408,18 +408,40 @@ fn rows_of(batch: &RecordBatch) -> Option<Result<Vec<Failure>, String>> {
     Some((0..batch.num_rows()).map(row).collect())
 }
 
-/// `text` on one line, cut after `max_chars` characters.
+/// `text` on one line that is [`harmless`], cut after `max_chars` characters.
 pub fn shorten(text: &str, max_chars: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = harmless(&line);
     match line.char_indices().nth(max_chars) {
         None => line,
         Some((end, _)) => format!("{}...", &line[..end]),
     }
 }
 
+/// `text` with a replacement character for each that a terminal acts upon instead of showing it, and for each mark that
+/// turns the direction of what follows: a server or a row may send them to be read as something else.
+pub fn harmless(text: &str) -> String {
+    let is_harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.replace(is_harmful, "\u{fffd}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_act_upon_is_replaced() {
+        let evil = "evil\r\n \u{1b}[2J\u{1b}]0;pwn\u{7} \u{202e}txet\u{9b}1m \u{e9}";
+        assert_eq!(
+            shorten(evil, 100),
+            "evil \u{fffd}[2J\u{fffd}]0;pwn\u{fffd} \u{fffd}txet\u{fffd}1m \u{e9}"
+        );
+        let error = TeacherError::new(ErrorClass::Deterministic, "a\u{1b}[2Jb");
+        assert_eq!(error.message, "a\u{fffd}[2Jb");
+    }
 
     fn failure(byte: u8, class: ErrorClass) -> Failure {
         let request = Request::text(ExampleId::from([byte; 16]), u32::from(byte), "a\n text");

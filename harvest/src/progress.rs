@@ -7,9 +7,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::logging::BARS;
 
-/// Time between two log lines where there is no terminal.
-const LOG_INTERVAL: Duration = Duration::from_secs(5);
-
 /// Counts settled rows and tells of them on standard error.
 #[derive(Debug)]
 pub struct Progress {
@@ -17,7 +14,6 @@ pub struct Progress {
     num_rows: u64,
     num_settled: u64,
     started: Instant,
-    last_line: Instant,
 }
 
 impl Progress {
@@ -33,7 +29,6 @@ impl Progress {
             num_rows,
             num_settled: 0,
             started: Instant::now(),
-            last_line: Instant::now(),
         }
     }
 
@@ -42,8 +37,12 @@ impl Progress {
         self.num_settled += 1;
         if let Some(bar) = &self.bar {
             bar.inc(1);
-        } else if self.last_line.elapsed() >= LOG_INTERVAL {
-            self.last_line = Instant::now();
+        }
+    }
+
+    /// Writes a line where there is no bar.
+    pub fn tell(&self) {
+        if self.bar.is_none() {
             tracing::info!("{}", self.line());
         }
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::{Interval, MissedTickBehavior};
+
 use crate::budget::Budget;
 use crate::events::{Event, Events};
 use crate::failures::Failure;
@@ -36,6 +38,7 @@ pub struct Reporter {
     num_rows: u64,
     num_settled: u64,
     num_failed: u64,
+    is_stopping: bool,
     started: Instant,
     last: Instant,
     /// Requests that had ended then.
@@ -54,6 +57,7 @@ impl Reporter {
             num_rows,
             num_settled: 0,
             num_failed: 0,
+            is_stopping: false,
             started: now,
             last: now,
         }
@@ -84,16 +88,28 @@ impl Reporter {
         self.watch.metrics.queue_depth(num_rows);
     }
 
-    /// Nothing new is sent from here on.
-    pub fn stopping(&self, reason: &str) {
-        self.watch.events.emit(&Event::Stopping { reason });
+    /// Nothing new is sent from here on. Only the first reason is told.
+    pub fn stopping(&mut self, reason: &str) {
+        if !self.is_stopping {
+            self.is_stopping = true;
+            self.watch.events.emit(&Event::Stopping { reason });
+        }
     }
 
-    /// Tells how far the run is, at most every five seconds; called more often it does nothing.
-    pub fn tick(&mut self) {
-        if self.last.elapsed() >= INTERVAL {
-            self.tell();
-        }
+    /// Whether nothing new is sent.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// When to [`tell`](Self::tell): every five seconds, first five seconds from now.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn interval() -> Interval {
+        let first = tokio::time::Instant::now() + INTERVAL;
+        let mut interval = tokio::time::interval_at(first, INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
     }
 
     fn settle(&mut self) {
@@ -101,7 +117,9 @@ impl Reporter {
         self.progress.settle();
     }
 
-    fn tell(&mut self) {
+    /// Tells how far the run is.
+    pub fn tell(&mut self) {
+        self.progress.tell();
         let (in_flight, limit) = self.watch.metrics.in_flight_and_limit();
         let requests = self.watch.metrics.num_requests();
         let seconds = self.last.elapsed().as_secs_f64().max(1e-9);
@@ -135,6 +153,7 @@ impl Reporter {
 /// The last state is in the file however the run ends.
 impl Drop for Reporter {
     fn drop(&mut self) {
+        self.watch.metrics.queue_depth(0);
         self.write_metrics();
     }
 }
@@ -165,11 +184,11 @@ mod tests {
             tries: 2,
             text: String::new(),
         });
-        reporter.tick();
-        assert_eq!(written.events().len(), 1, "five seconds have not passed");
+        reporter.queue_depth(7);
         reporter.tell();
         reporter.committed("part-000000.parquet", 1, 100);
         reporter.stopping("a signal");
+        reporter.stopping("what came of it");
         drop(reporter);
         let events = written.events();
         let names: Vec<&str> = events
@@ -190,6 +209,8 @@ mod tests {
         assert!(
             text.contains("harvest_rows_failed_total 1\n")
                 && text.contains("harvest_rows_committed_total 1\n")
+                && text.contains("harvest_queue_depth 0\n"),
+            "{text}"
         );
     }
 }

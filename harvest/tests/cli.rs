@@ -186,18 +186,40 @@ fn serve(
     runtime: &tokio::runtime::Runtime,
     script: fn(&serde_json::Value) -> serde_json::Value,
 ) -> String {
+    serve_with(
+        runtime,
+        move |axum::Json(body): axum::Json<serde_json::Value>| async move { axum::Json(script(&body)) },
+    )
+}
+
+fn serve_with<T: 'static>(
+    runtime: &tokio::runtime::Runtime,
+    answer: impl axum::handler::Handler<T, ()>,
+) -> String {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let answer = move |axum::Json(body): axum::Json<serde_json::Value>| async move {
-        axum::Json(script(&body))
-    };
     let router = axum::Router::new().fallback(axum::routing::post(answer));
     runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         axum::serve(listener, router).await
     });
     url
+}
+
+/// A server that answers every request with what `script` makes of its body: a status and a body.
+fn serve_statuses(
+    runtime: &tokio::runtime::Runtime,
+    script: fn(&serde_json::Value) -> (u16, serde_json::Value),
+) -> String {
+    serve_with(
+        runtime,
+        move |axum::Json(body): axum::Json<serde_json::Value>| async move {
+            let (status, reply) = script(&body);
+            let status = axum::http::StatusCode::from_u16(status).unwrap();
+            (status, axum::Json(reply))
+        },
+    )
 }
 
 /// A project over one picture.
@@ -305,6 +327,140 @@ fn a_run_looks_once_before_it_pays_for_a_second_row() {
     assert_eq!(requests(&run()), 3 + 1);
     rows(folder.path(), &["a.png", "b.png", "c.png", "d.png"]);
     assert_eq!(requests(&run()), 1);
+}
+
+#[test]
+fn the_first_reply_is_kept_while_pictures_are_looked_at() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let requests = |folder: &Path, end: &str| {
+        let output = harvest(folder, &["run", "harvest.toml", "--json"]);
+        let told = shown(&output);
+        assert!(told.starts_with("status 1") && told.contains(end), "{told}");
+        last_event(&output)["requests"].as_u64().unwrap()
+    };
+    // What looks is refused for lack of money: the first reply is not paid for again.
+    let poor = serve_statuses(&runtime, |body| {
+        if body["messages"][0]["content"].is_array() {
+            (200, said(body, 76))
+        } else {
+            (402, json!({"error": {"message": "nothing is left"}}))
+        }
+    });
+    let folder = pictures(&format!("kind = \"chat\"\nurl = \"{poor}\""));
+    for num_requests in [2, 1] {
+        assert_eq!(requests(folder.path(), "nothing is left"), num_requests);
+    }
+    // A reply that was given blindly is worth nothing.
+    let blind = serve(&runtime, |body| said(body, 12));
+    let folder = pictures(&format!("kind = \"chat\"\nurl = \"{blind}\""));
+    for _ in 0..2 {
+        assert_eq!(requests(folder.path(), "does not look at them"), 4);
+    }
+}
+
+/// The last event of a run.
+fn last_event(output: &Output) -> serde_json::Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn whoever_watches_hears_of_a_run_that_never_gets_a_reply() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let refused = serve_statuses(&runtime, |_| (401, json!({"error": "who are you"})));
+    let failing = serve_statuses(&runtime, |_| (400, json!({"error": "no"})));
+    for (url, num_failed) in [(refused, 0), (failing, 3)] {
+        let teacher = format!("kind = \"embeddings\"\nmodel = \"m\"\nurl = \"{url}\"");
+        let folder = project(&CONFIG.replace("kind = \"sketch\"", &teacher));
+        let run = ["run", "harvest.toml", "--json", "--metrics-file", "m.prom"];
+        let output = harvest(folder.path(), &run);
+        let told = shown(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        let last = last_event(&output);
+        assert_eq!(last["event"], "finished", "{told}");
+        let rows = ["rows_wanted", "rows_failed", "rows_left"].map(|key| last[key].as_u64());
+        assert_eq!(
+            rows,
+            [Some(3), Some(num_failed), Some(3 - num_failed)],
+            "{told}"
+        );
+        let has = |event: &str| told.contains(&format!("\"event\":\"{event}\""));
+        assert_eq!(
+            (has("row_failed"), has("stopping")),
+            (num_failed > 0, num_failed == 0),
+            "{told}"
+        );
+        let metrics = std::fs::read_to_string(folder.path().join("m.prom")).unwrap();
+        let failed = format!("harvest_rows_failed_total {num_failed}\n");
+        assert!(metrics.contains(&failed), "{metrics}");
+    }
+}
+
+#[test]
+fn a_file_of_metrics_is_there_after_every_run_and_one_that_cannot_be_is_told_first() {
+    let folder = project(CONFIG);
+    let run = |file: &str| {
+        harvest(
+            folder.path(),
+            &["run", "harvest.toml", "--metrics-file", file],
+        )
+    };
+    let told = shown(&run("no/such/folder/m.prom"));
+    assert!(
+        told.starts_with("status 1") && told.contains("m.prom"),
+        "{told}"
+    );
+    for _ in 0..2 {
+        let told = shown(&run("m.prom"));
+        assert!(told.starts_with("status 0"), "{told}");
+        let metrics = std::fs::read_to_string(folder.path().join("m.prom")).unwrap();
+        assert!(metrics.contains("harvest_queue_depth 0\n"), "{metrics}");
+        std::fs::remove_file(folder.path().join("m.prom")).unwrap();
+    }
+}
+
+#[test]
+fn rows_that_are_copied_are_told_of() {
+    let prompt = "kind = \"sketch\"\nprompt = \"The red circle is left of the big square.\"";
+    let folder = project(&CONFIG.replace("kind = \"sketch\"", prompt));
+    let output = harvest(folder.path(), &["run", "harvest.toml", "--json"]);
+    let told = shown(&output);
+    assert_eq!(last_event(&output)["rows_committed"], 3, "{told}");
+    let committed = told
+        .lines()
+        .filter(|line| line.contains("\"event\":\"committed\""));
+    let rows = committed.map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["rows"].as_u64().unwrap()
+    });
+    assert_eq!(rows.sum::<u64>(), 3, "{told}");
+}
+
+#[test]
+fn too_many_failed_rows_are_for_the_user_to_mend() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = serve_statuses(&runtime, |body| {
+        let number: usize = body["input"].as_str().unwrap()[4..].parse().unwrap();
+        match number % 2 {
+            0 => (200, json!({"data": [{"index": 0, "embedding": [1.0]}]})),
+            _ => (400, json!({"error": "no"})),
+        }
+    });
+    let teacher = format!("kind = \"embeddings\"\nmodel = \"m\"\nbatch = 1\nurl = \"{url}\"");
+    let config = CONFIG.replace("kind = \"sketch\"", &teacher);
+    let folder = project(&format!("{config}[run]\nmax_failure_share = 0.1\n"));
+    let row = |number| json!({"text": format!("row {number}"), "label": "yes"}).to_string() + "\n";
+    std::fs::write(
+        folder.path().join("train.jsonl"),
+        (0..300).map(row).collect::<String>(),
+    )
+    .unwrap();
+    let told = show(folder.path(), &["run", "harvest.toml"]);
+    assert!(told.starts_with("status 1"), "{told}");
+    assert!(
+        told.contains("a larger share than `run.max_failure_share` allows"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ if kill -0 "$worker" 2> /dev/null; then
     wait "$worker"
     status=$?
 fi
-# 3: stopped early with everything committed. The same task goes on where it was.
+# 3: stopped early with everything committed. The same task goes on where it was. After 1 there is something to mend first.
 if [ "$status" -eq 3 ]; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 fi

@@ -15,7 +15,7 @@ use crate::error::{Error, Status};
 use crate::events::{Event, Events};
 use crate::failures::Failure;
 use crate::metrics::MetricsListener;
-use crate::pipeline::{self, Ending, Job, Summary, teacher_section};
+use crate::pipeline::{self, Broken, Ending, Job, Summary, teacher_section};
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::reporter::Watch;
@@ -46,6 +46,10 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
         },
         ..Watch::default()
     };
+    // After the lock: the file of a run that is still going stays its own.
+    if let Some(path) = &args.metrics_file {
+        watch.metrics.write(path)?;
+    }
     let serve =
         |listener: MetricsListener| listener.serve(runtime.handle(), Arc::clone(&watch.metrics));
     let _served_until_the_end = listener.map(serve).transpose()?;
@@ -64,8 +68,9 @@ pub fn run(args: &RunArgs) -> Result<Status, Error> {
     };
     let summary = match pipeline::run(runtime.handle(), &job, cache, &stop) {
         Ok(summary) => summary,
-        Err(error) => {
-            watch.events.emit(&finished(None, &watch, error.status()));
+        Err(Broken { error, summary }) => {
+            let event = finished(summary.as_deref(), &watch, error.status());
+            watch.events.emit(&event);
             return Err(error);
         }
     };
@@ -171,7 +176,8 @@ fn list_failures(file: &str, summary: &Summary) {
     );
 }
 
-/// Failed rows are for the user to mend (1); an end before the last row that kept something is an early stop (3).
+/// Failed rows are for the user to mend (1), however many: the same command would leave them alone and pay on. An end
+/// before the last row that kept something is an early stop (3), from where the same command goes on.
 fn end(summary: Summary) -> Result<Status, Error> {
     let kept = summary.num_committed + summary.num_recovered > 0;
     match summary.ending {
@@ -188,8 +194,7 @@ fn end(summary: Summary) -> Result<Status, Error> {
                 num_failed: summary.num_failed,
                 last: Box::new(last),
             };
-            complain(&error.to_string(), error.hint().as_deref());
-            Ok(Status::StoppedEarly)
+            Err(error)
         }
         Ending::AllFailed(last) => Err(Error::AllFailed {
             num_failed: summary.num_failed,

@@ -7,6 +7,7 @@ use schemas::{ExampleId, Manifest, Provenance, TeacherRecord};
 use crate::cache::{Cache, Key, commit, publish};
 use crate::error::Error;
 use crate::failures::Failure;
+use crate::reporter::Reporter;
 
 /// Replies held before a shard is written.
 const MAX_ROWS: usize = 2_000;
@@ -20,6 +21,7 @@ pub(super) fn make(
     cache: &mut Cache,
     manifest: &Manifest,
     copies: &BTreeMap<Key, Vec<ExampleId>>,
+    reporter: &mut Reporter,
 ) -> Result<u64, Error> {
     let mut num_committed = 0;
     if copies.is_empty() {
@@ -31,7 +33,7 @@ pub(super) fn make(
             continue;
         };
         for target in targets {
-            cache.failures().add(Failure {
+            let failure = Failure {
                 id: *target,
                 tries: 0,
                 message: format!(
@@ -39,7 +41,9 @@ pub(super) fn make(
                     source.0, failure.message
                 ),
                 ..failure.clone()
-            })?;
+            };
+            reporter.failed(&failure);
+            cache.failures().add(failure)?;
         }
     }
     let mut found: HashSet<Key> = HashSet::new();
@@ -61,12 +65,12 @@ pub(super) fn make(
                 pending.push(copy(&record, *target));
                 num_committed += 1;
                 if pending.len() >= MAX_ROWS {
-                    write(cache, manifest, &mut pending)?;
+                    write(cache, manifest, &mut pending, reporter)?;
                 }
             }
         }
     }
-    write(cache, manifest, &mut pending)?;
+    write(cache, manifest, &mut pending, reporter)?;
     Ok(num_committed)
 }
 
@@ -91,12 +95,15 @@ fn write(
     cache: &mut Cache,
     manifest: &Manifest,
     rows: &mut Vec<TeacherRecord>,
+    reporter: &mut Reporter,
 ) -> Result<(), Error> {
     if !rows.is_empty() {
         // A frozen cache that gains rows is open again.
         publish(cache.place(), manifest)?;
         let number = cache.take_number();
-        commit(cache.place(), number, manifest, rows.drain(..).map(Ok))?;
+        let num_rows = rows.len() as u64;
+        let (file, num_bytes) = commit(cache.place(), number, manifest, rows.drain(..).map(Ok))?;
+        reporter.committed(&file, num_rows, num_bytes);
     }
     Ok(())
 }

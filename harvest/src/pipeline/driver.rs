@@ -67,7 +67,7 @@ pub(super) struct Driver<'a> {
     open: BTreeMap<u32, OpenShard>,
     asking: JoinSet<Answer>,
     committer: Committer,
-    reporter: Reporter,
+    reporter: &'a mut Reporter,
     budget: Arc<Budget>,
     /// Replies that the cache has, those of earlier runs included.
     num_answered: u64,
@@ -77,29 +77,25 @@ pub(super) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
+    /// Within a runtime.
     pub(super) fn new(
-        runtime: &Handle,
         job: &Job,
         cache: &'a mut Cache,
         manifest: Manifest,
         parts: Arc<Parts>,
         reserve: Arc<Reserve>,
         summary: &'a mut Summary,
+        reporter: &'a mut Reporter,
     ) -> Self {
         let manifest = Arc::new(manifest);
         let survey = &summary.survey;
-        let num_failed = cache.failures().num_new();
         Self {
-            reporter: Reporter::new(
-                survey.num_requests() - num_failed,
-                job.watch.clone(),
-                job.metrics_file.clone(),
-            ),
+            reporter,
             budget: Arc::clone(&job.watch.budget),
             num_answered: survey.num_wanted - survey.num_missing - survey.num_failed,
-            num_settled: num_failed,
+            num_settled: cache.failures().num_new(),
             committer: Committer::start(
-                runtime,
+                &Handle::current(),
                 cache.place().clone(),
                 Arc::clone(&manifest),
                 Arc::clone(&parts),
@@ -132,6 +128,7 @@ impl<'a> Driver<'a> {
         self.begin(first).await?;
         let mut sync = tokio::time::interval(SYNC_INTERVAL);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut telling = Reporter::interval();
         let mut accepting = true;
         while accepting || !self.asking.is_empty() || self.committer.num_waiting() > 0 {
             let has_room = self.filling.is_some()
@@ -139,35 +136,45 @@ impl<'a> Driver<'a> {
             let may_send = accepting && has_room && self.asking.len() < concurrency;
             let done = tokio::select! {
                 biased;
-                () = stop.requested(), if accepting => {
-                    self.summary.ending = Ending::Stopped;
-                    self.reporter.stopping("asked to");
-                    self.cache.place().check_lease()
-                }
+                () = stop.requested(), if !self.reporter.is_stopping() => self.asked_to_stop(accepting),
                 Some(answer) = self.asking.join_next() => self.answered(answer),
                 Some(committed) = self.committer.next() => self.committed(committed),
-                _ = sync.tick() => {
+                _ = telling.tick() => {
                     self.reporter.queue_depth(queue.len() * self.batch_rows);
-                    self.reporter.tick();
-                    self.sync().await
+                    self.reporter.tell();
+                    Ok(())
                 }
+                _ = sync.tick() => self.sync().await,
                 batch = queue.recv(), if may_send => {
                     accepting = batch.is_some();
                     batch.map_or(Ok(()), |batch| self.ask(batch?))
                 }
             };
             if let Err(error) = done {
+                self.reporter.stopping(&error.to_string());
                 self.fatal.get_or_insert(error);
-                // Rows that wait to be asked again need not be waited for.
+            }
+            let goes_on = self.summary.ending == Ending::Complete && self.fatal.is_none();
+            if !goes_on {
+                // What waits for its turn or to be asked again is given up; what is in flight is waited for.
                 stop.request();
             }
-            accepting &= self.summary.ending == Ending::Complete && self.fatal.is_none();
+            accepting &= goes_on;
             if !accepting {
                 queue.close();
                 self.close();
             }
         }
         self.fatal.map_or(Ok(()), Err)
+    }
+
+    fn asked_to_stop(&mut self, accepting: bool) -> Result<(), Error> {
+        self.cache.place().check_lease()?;
+        self.reporter.stopping("asked to");
+        if accepting {
+            self.summary.ending = Ending::Stopped;
+        }
+        Ok(())
     }
 
     fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Error> {
@@ -327,6 +334,7 @@ impl<'a> Driver<'a> {
             let num_failed = self.cache.failures().num_new();
             let share = num_failed as f64 / self.num_settled as f64;
             if self.num_answered == 0 && num_failed >= MAX_FAILED_AT_START {
+                self.reporter.stopping("the first rows all failed");
                 self.summary.ending = Ending::AllFailed(error);
             } else if self.num_settled >= MIN_SETTLED && share > self.max_failure_share {
                 let reason = format!("{num_failed} of {} rows failed", self.num_settled);

@@ -25,7 +25,7 @@ use crate::events::Event;
 use crate::failures::Failure;
 use crate::parts::Parts;
 use crate::plan::Plan;
-use crate::reporter::Watch;
+use crate::reporter::{Reporter, Watch};
 use crate::reserve::Reserve;
 use crate::stop::Stop;
 use crate::survey::Survey;
@@ -43,7 +43,7 @@ pub enum Ending {
     Complete,
     /// Ctrl-C or SIGTERM.
     Stopped,
-    /// The key, the allowance or the budget is used up, so that no request can succeed.
+    /// The key, the allowance, the budget, the server or what it lacks lets no request succeed.
     Refused(TeacherError),
     /// No row succeeded, so the run gave up; the error is the last one.
     AllFailed(TeacherError),
@@ -76,6 +76,24 @@ impl Summary {
     pub fn num_left(&self) -> u64 {
         let settled = self.num_committed + self.num_failed;
         self.survey.num_missing.saturating_sub(settled)
+    }
+}
+
+/// A run that broke off.
+#[derive(Debug)]
+pub struct Broken {
+    /// Why.
+    pub error: Error,
+    /// What it did until then, where it came to know its rows.
+    pub summary: Option<Box<Summary>>,
+}
+
+impl<E: Into<Error>> From<E> for Broken {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            summary: None,
+        }
     }
 }
 
@@ -126,8 +144,8 @@ pub fn teacher_section<'a>(
 /// one whose worker calls this.
 ///
 /// # Errors
-/// [`Error`]. What was received before is in shards or in the journal, and the next run starts from there.
-pub fn run(runtime: &Handle, job: &Job, mut cache: Cache, stop: &Stop) -> Result<Summary, Error> {
+/// [`Broken`]. What was received before is in shards or in the journal, and the next run starts from there.
+pub fn run(runtime: &Handle, job: &Job, mut cache: Cache, stop: &Stop) -> Result<Summary, Broken> {
     let Job { plan, teacher, .. } = job;
     let replays = cache.replay()?;
     cache.check_source(plan, teacher.describe(), &job.cache)?;
@@ -141,6 +159,11 @@ pub fn run(runtime: &Handle, job: &Job, mut cache: Cache, stop: &Stop) -> Result
         rows_known: survey.num_wanted - survey.num_missing - survey.num_failed,
         rows_missing: survey.num_missing,
     });
+    let mut reporter = Reporter::new(
+        survey.num_requests(),
+        job.watch.clone(),
+        job.metrics_file.clone(),
+    );
     let mut summary = Summary {
         ending: Ending::Complete,
         num_recovered,
@@ -150,11 +173,17 @@ pub fn run(runtime: &Handle, job: &Job, mut cache: Cache, stop: &Stop) -> Result
         first_failures: Vec::new(),
         survey,
     };
-    let result = ask(runtime, job, &mut cache, stop, &mut summary);
+    let result = ask(runtime, job, &mut cache, stop, &mut summary, &mut reporter);
     summary.num_failed = cache.failures().num_new();
     summary.first_failures = cache.failures().first_new().to_vec();
-    cache.failures().write()?;
-    result.map(|()| summary)
+    let written = cache.failures().write();
+    match result.and(written) {
+        Ok(()) => Ok(summary),
+        Err(error) => Err(Broken {
+            error,
+            summary: Some(Box::new(summary)),
+        }),
+    }
 }
 
 fn ask(
@@ -163,6 +192,7 @@ fn ask(
     cache: &mut Cache,
     stop: &Stop,
     summary: &mut Summary,
+    reporter: &mut Reporter,
 ) -> Result<(), Error> {
     let notes = job.plan.notes();
     let mut manifest = cache
@@ -180,13 +210,14 @@ fn ask(
             manifest.clone()
         } else {
             let probe = Probe::new(job, Arc::clone(&parts), stop);
-            match runtime.block_on(probe.first_reply(&summary.survey, cache, &mut settled))? {
+            let found = probe.first_reply(&summary.survey, cache, &mut settled, reporter);
+            match runtime.block_on(found)? {
                 Err(ending) => {
                     summary.ending = ending;
                     return Ok(());
                 }
                 Ok(found) => {
-                    look_at_pictures(runtime, job, &summary.survey, &found.row, stop)?;
+                    look_at_pictures(runtime, job, &summary.survey, &found.row, &probe, stop)?;
                     first = Some(found.row);
                     manifest.insert(found.manifest).clone()
                 }
@@ -202,16 +233,11 @@ fn ask(
             limits,
             2 * concurrency,
         );
-        let driver = Driver::new(
-            runtime,
-            job,
-            cache,
-            manifest,
-            Arc::clone(&parts),
-            reserve,
-            summary,
-        );
-        runtime.block_on(driver.run(queue, concurrency, first, stop))?;
+        let carried = Arc::clone(&parts);
+        runtime.block_on(async {
+            let driver = Driver::new(job, cache, manifest, carried, reserve, summary, reporter);
+            driver.run(queue, concurrency, first, stop).await
+        })?;
         parts.compact()?;
         if summary.ending == Ending::Complete {
             finish(runtime, job, cache);
@@ -225,7 +251,7 @@ fn ask(
         finish(runtime, job, cache);
     }
     if let Some(manifest) = &manifest {
-        summary.num_copied = copies::make(cache, manifest, summary.survey.copies())?;
+        summary.num_copied = copies::make(cache, manifest, summary.survey.copies(), reporter)?;
         summary.num_committed += summary.num_copied;
     }
     Ok(())
@@ -243,6 +269,7 @@ fn look_at_pictures(
     job: &Job,
     survey: &Survey,
     (position, first): &(u64, TeacherRecord),
+    probe: &Probe,
     stop: &Stop,
 ) -> Result<(), Error> {
     if job.teachers.iter().any(|entry| entry.kind.takes_long()) {
@@ -266,7 +293,15 @@ fn look_at_pictures(
             (pending.request.clone(), reply)
         })
         .collect();
-    for found in runtime.block_on(opening.look(&job.teachers, &sample))? {
+    if let Some((asked, _)) = sample.first() {
+        probe.keep(asked, first)?;
+    }
+    let looked = runtime.block_on(opening.look(&job.teachers, &sample));
+    if matches!(&looked, Err(Error::Teacher(error)) if error.is_lacking) {
+        // It was answered blindly.
+        probe.forget(first)?;
+    }
+    for found in looked? {
         match found.sight {
             Sight::Seen(_) => tracing::info!("pictures: {found}"),
             Sight::Unknown(_) => tracing::warn!("pictures: {found}"),

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use schemas::{Manifest, TeacherRecord};
+use schemas::{Manifest, Sha256Digest, TeacherRecord};
+use tokio::time::Interval;
 
 use super::{Ending, Job, new_manifest, record};
 use crate::cache::{Cache, Key};
@@ -10,9 +11,10 @@ use crate::error::Error;
 use crate::failures::Failure;
 use crate::parts::Parts;
 use crate::plan::Plan;
+use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::survey::{Pending, Survey};
-use crate::teacher::{ErrorClass, Teacher, TeacherError};
+use crate::teacher::{ErrorClass, Paid, Reply, Request, Teacher, TeacherError};
 
 pub(super) struct Probe {
     plan: Arc<Plan>,
@@ -20,6 +22,8 @@ pub(super) struct Probe {
     config: crate::config::CacheConfig,
     parts: Arc<Parts>,
     stop: Stop,
+    /// Digest of who is asked, for the names of parts.
+    identity: Sha256Digest,
 }
 
 /// The manifest that the first reply shows, and the row that it is.
@@ -30,7 +34,9 @@ pub(super) struct Found {
 
 impl Probe {
     pub(super) fn new(job: &Job, parts: Arc<Parts>, stop: &Stop) -> Self {
+        let identity = serde_json::json!(job.teacher.describe().identity);
         Self {
+            identity: Sha256Digest::of(identity.to_string().as_bytes()),
             plan: Arc::clone(&job.plan),
             teacher: Arc::clone(&job.teacher),
             config: job.cache.clone(),
@@ -44,20 +50,22 @@ impl Probe {
     /// ends where none is answered.
     ///
     /// # Errors
-    /// [`Error::Teacher`] where no request can succeed.
+    /// [`Error::Schemas`] where what was paid for or what failed cannot be written.
     pub(super) async fn first_reply(
         &self,
         survey: &Survey,
         cache: &mut Cache,
         settled: &mut Vec<Key>,
+        reporter: &mut Reporter,
     ) -> Result<Result<Found, Ending>, Error> {
         let mut ending = Ending::Complete;
+        let mut telling = Reporter::interval();
         for pending in &survey.first_missing {
             if self.stop.is_requested() {
                 return Ok(Err(Ending::Stopped));
             }
             let request = &pending.request;
-            let error = match self.ask(pending).await {
+            let error = match self.ask_watched(pending, reporter, &mut telling).await {
                 Ok(found) => {
                     settled.push((request.id, request.draw));
                     return Ok(Ok(found));
@@ -72,26 +80,44 @@ impl Probe {
             }
             // What a teacher does not have, it has for no row.
             if error.stops_the_run() || error.is_lacking || error.finds_no_server() {
-                return Err(error.into());
+                reporter.stopping(&error.message);
+                return Ok(Err(Ending::Refused(error)));
             }
             tracing::warn!("row {} failed, asking about the next: {error}", request.id);
-            cache.failures().add(Failure::new(request, &error))?;
+            let failure = Failure::new(request, &error);
+            reporter.failed(&failure);
+            cache.failures().add(failure)?;
             settled.push((request.id, request.draw));
             ending = Ending::AllFailed(error);
         }
         Ok(Err(ending))
     }
 
+    /// Asks about a row and tells those who watch meanwhile: it can take minutes.
+    async fn ask_watched(
+        &self,
+        pending: &Pending,
+        reporter: &mut Reporter,
+        telling: &mut Interval,
+    ) -> Result<Found, TeacherError> {
+        let mut asking = std::pin::pin!(self.ask(pending));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.requested(), if !reporter.is_stopping() => reporter.stopping("asked to"),
+                found = &mut asking => return found,
+                _ = telling.tick() => reporter.tell(),
+            }
+        }
+    }
+
     async fn ask(&self, pending: &Pending) -> Result<Found, TeacherError> {
         let request = &pending.request;
-        let mut answers = self
-            .teacher
-            .query(std::slice::from_ref(request), self.parts.as_ref())
-            .await?;
-        let reply = answers
-            .replies
-            .pop()
-            .expect("one request has one outcome")?;
+        let parts: &dyn Paid = self.parts.as_ref();
+        let reply = match parts.find(&self.part(request), request) {
+            Some(reply) => reply,
+            None => self.query(request).await?,
+        };
         let teacher = self.teacher.describe();
         let manifest = new_manifest(&self.plan, teacher, &reply, &self.config)?;
         let forget = |signal: &str| self.parts.forget_signal(request, signal);
@@ -100,5 +126,45 @@ impl Probe {
             manifest,
             row: (pending.position, record),
         })
+    }
+
+    async fn query(&self, request: &Request) -> Result<Reply, TeacherError> {
+        let mut answers = self
+            .teacher
+            .query(std::slice::from_ref(request), self.parts.as_ref())
+            .await?;
+        answers.replies.pop().expect("one request has one outcome")
+    }
+
+    /// Keeps the first reply while the teacher is looked at further, which can take long or end the run: a new cache has
+    /// no journal yet.
+    ///
+    /// # Errors
+    /// [`Error::Schemas`] where it cannot be written.
+    pub(super) fn keep(&self, request: &Request, first: &TeacherRecord) -> Result<(), Error> {
+        let reply = Reply {
+            signals: first.signals.clone(),
+            provenance: first.provenance.clone(),
+        };
+        let parts: &dyn Paid = self.parts.as_ref();
+        let kept = parts.keep(&self.part(request), request, &reply);
+        match (kept, self.parts.take_failure()) {
+            (Err(_), Some(error)) => Err(error.into()),
+            (kept, _) => Ok(kept?),
+        }
+    }
+
+    /// Forgets what was kept of a row.
+    ///
+    /// # Errors
+    /// [`Error::Schemas`] where it stays on the disk.
+    pub(super) fn forget(&self, first: &TeacherRecord) -> Result<(), Error> {
+        self.parts.forget(&(first.id, first.draw));
+        Ok(self.parts.compact()?)
+    }
+
+    fn part(&self, request: &Request) -> String {
+        let digest = u128::from_be_bytes(request.digest());
+        format!("first {} {digest:032x}", self.identity.short())
     }
 }

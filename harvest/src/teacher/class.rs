@@ -8,6 +8,7 @@ use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Serialize};
 
 use super::hints::RateHints;
+use crate::failures::harmless;
 
 /// What can be done about an error.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -61,7 +62,7 @@ impl FromStr for ErrorClass {
 pub enum Sent {
     /// It was never sent.
     Nothing,
-    /// No connection came about.
+    /// No connection came about, or the server's certificate or redirect was refused.
     Unconnected,
     /// It was sent as far as is known, and no answer came.
     #[default]
@@ -101,7 +102,7 @@ impl TeacherError {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self {
             class,
-            message: message.into(),
+            message: harmless(&message.into()),
             advice: None,
             retry_after: None,
             retry_forbidden: false,
@@ -152,9 +153,10 @@ impl TeacherError {
         passing && !self.retry_forbidden
     }
 
-    /// Whether no connection came about, which says nothing of the request.
+    /// Whether no connection came about, or one that must not be used (its certificate, a redirect to another host), which
+    /// says nothing of the request.
     pub fn finds_no_server(&self) -> bool {
-        self.class == ErrorClass::Transient && self.sent == Sent::Unconnected
+        self.sent == Sent::Unconnected
     }
 
     /// Whether every other request would fail the same way, so that the run has to stop.
@@ -182,7 +184,10 @@ impl TeacherError {
             ErrorClass::Budget => {
                 "raise [budget] and run again: committed rows are kept, and what was spent counts"
             }
-            ErrorClass::Deterministic | ErrorClass::Interrupted => return None,
+            ErrorClass::Deterministic => {
+                "mend what it names: the row, the teacher's section or the server"
+            }
+            ErrorClass::Interrupted => return None,
         };
         Some(hint.to_owned())
     }

@@ -230,7 +230,8 @@ impl Endpoint {
 
     fn unsent(&self, error: reqwest::Error) -> TeacherError {
         let is_untrusted = is_about_a_certificate(&error);
-        let is_lasting = error.is_redirect() || error.is_builder() || is_untrusted;
+        let is_redirect = error.is_redirect();
+        let is_lasting = is_redirect || error.is_builder() || is_untrusted;
         let is_unconnected = is_lasting || error.is_connect();
         let class = if is_lasting {
             ErrorClass::Deterministic
@@ -254,6 +255,8 @@ impl Endpoint {
                 "check `teacher.url`; for an authority of your own, name the PEM file of its certificate in SSL_CERT_FILE"
                     .into(),
             );
+        } else if is_redirect {
+            error.advice = Some("name the address where the teacher is in `teacher.url`".into());
         }
         error
     }
@@ -274,13 +277,11 @@ impl Endpoint {
             self.redact(&format!("the server answered {status}: {}", said.message)),
         );
         error.sent = Sent::Refused;
-        error.is_lacking = status == StatusCode::NOT_IMPLEMENTED;
+        error.is_lacking = said.is_of_no_row(status);
         error.hints = RateHints::read(headers);
         error.retry_after = retry_after(headers, SystemTime::now()).or(said.retry_delay);
         error.retry_forbidden = should_retry == Some(false);
-        if said.is_context_overflow() {
-            error.advice = Some("shorten the text, or raise the server's context".into());
-        }
+        error.advice = said.advice(status).map(str::to_owned);
         error
     }
 

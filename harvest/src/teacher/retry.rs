@@ -26,8 +26,8 @@ const PATIENCE: u32 = 10;
 /// where one row spoils them.
 ///
 /// - A batch is sent at most `max_tries` times; one that the server turns away for its rate or load ten times as often,
-///   since that says nothing of the batch. Between two tries it waits as long as the server says, or else half a
-///   second, doubled up to 30 seconds, with jitter.
+///   since that says nothing of the batch. Between two tries it waits as long as the server says; where that is no time
+///   at all, or it says nothing, half a second, doubled up to 30 seconds, with jitter.
 /// - Of a batch that was answered only in part, the rows that may succeed are asked again, together.
 /// - A batch that is refused for good, or that the server answers for with a fault which does not pass, is asked again
 ///   in halves, until the rows that are to blame stand alone. A half is not asked again for such a fault, only for what
@@ -295,10 +295,11 @@ impl<T: Teacher> Retry<T> {
     fn asks_again(&self, error: &TeacherError, group: &Group) -> bool {
         let max_waits = self.max_tries.get() - 1;
         if is_turned_away(error) {
-            return error.is_retryable() && group.num_turned_away < PATIENCE * max_waits;
+            return error.is_retryable()
+                && group.num_turned_away < max_waits.saturating_mul(PATIENCE);
         }
         let may_wait = if group.is_part {
-            !error.may_be_of_one_row() && group.num_waits < 2 * max_waits
+            !error.may_be_of_one_row() && group.num_waits < max_waits.saturating_mul(2)
         } else {
             group.num_waits < max_waits
         };
@@ -339,9 +340,11 @@ fn is_turned_away(error: &TeacherError) -> bool {
     matches!(error.class, ErrorClass::Rate | ErrorClass::Overload)
 }
 
-/// When the server wants to be asked again, in as many words or because an allowance is used up.
+/// When the server wants to be asked again, in as many words or because an allowance is used up. `retry-after: 0`, a date
+/// that has passed, a reset that is due: servers round, and one that turned a request away does not want it at once.
 fn wish(error: &TeacherError) -> Option<Duration> {
-    error.retry_after.or_else(|| error.hints.pause())
+    let asked = error.retry_after.filter(|wait| !wait.is_zero());
+    asked.or_else(|| error.hints.pause().filter(|wait| !wait.is_zero()))
 }
 
 impl<T: Teacher> Teacher for Retry<T> {

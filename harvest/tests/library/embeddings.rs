@@ -111,11 +111,7 @@ async fn another_width_than_asked_for_is_refused() {
 
 #[tokio::test]
 async fn every_retry_header_is_obeyed() {
-    for header in [
-        ("retry-after-ms", "20"),
-        ("retry-after", "0.02"),
-        ("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT"),
-    ] {
+    for header in [("retry-after-ms", "20"), ("retry-after", "0.02")] {
         let server = once(move || reply(429, &[header], "slow down")).await;
         let started = Instant::now();
         let reply = ask(&server, "", 2).await.unwrap();
@@ -127,10 +123,13 @@ async fn every_retry_header_is_obeyed() {
             started.elapsed()
         );
     }
-    let server = once(|| reply(429, &[("retry-after", "1")], "")).await;
-    let started = Instant::now();
-    ask(&server, "", 2).await.unwrap();
-    assert!(started.elapsed() >= Duration::from_secs(1));
+    // A date that has passed leaves the wait to the client.
+    for (value, milliseconds) in [("1", 1_000), ("Sun, 06 Nov 1994 08:49:37 GMT", 500)] {
+        let server = once(move || reply(429, &[("retry-after", value)], "")).await;
+        let started = Instant::now();
+        ask(&server, "", 2).await.unwrap();
+        assert!(started.elapsed() >= Duration::from_millis(milliseconds));
+    }
 }
 
 #[tokio::test]
@@ -175,6 +174,10 @@ async fn statuses_fall_into_classes() {
         (403, "content_policy_violation", Deterministic),
         (402, "", Quota),
         (429, "insufficient_quota", Quota),
+        (400, "billing_hard_limit_reached", Quota),
+        (403, "billing_not_active", Quota),
+        (429, "exceeded_current_quota_error", Quota),
+        (404, "model_not_found", Deterministic),
         (429, "", Rate),
         (429, "overloaded", Overload),
         (503, "", Overload),
@@ -192,6 +195,26 @@ async fn statuses_fall_into_classes() {
             error.is_retryable(),
             matches!(class, Rate | Overload | Transient)
         );
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_to_do_next() {
+    for (status, code, message, next) in [
+        (400, "", "Your credit balance is too low", "top up"),
+        (400, "", "top_logprobs must be at most 5", "`top_logprobs`"),
+        (400, "", "no", "the teacher's section"),
+        (404, "", "no such model", "`model`"),
+        (405, "", "not here", "`url`"),
+        (400, "model_not_found", "no such model", "`model`"),
+        (501, "", "not here", "leave the signal"),
+    ] {
+        let server = Server::start(move |_: &Call| refusal(status, code, message)).await;
+        let error = ask(&server, "", 1).await.unwrap_err();
+        let hint = error.hint().unwrap();
+        assert!(hint.contains(next), "{status} {message}: {hint}");
+        let is_of_no_row = status > 403 || code == "model_not_found";
+        assert_eq!(error.is_lacking, is_of_no_row, "{status} {message}");
     }
 }
 

@@ -213,7 +213,7 @@ async fn a_run_without_any_success_gives_up() {
 
 #[tokio::test]
 async fn a_new_cache_without_any_success_gives_up() {
-    let server = Server::start(|_: &Call| refusal(404, "", "gone")).await;
+    let server = Server::start(|_: &Call| refusal(400, "", "no")).await;
     let project = Project::with_server(&of(&rows(200)), &server, "");
     let summary = project.run().await.unwrap();
     assert!(
@@ -221,6 +221,73 @@ async fn a_new_cache_without_any_success_gives_up() {
     );
     assert_eq!((summary.num_failed, server.calls().len()), (20, 20));
     assert_eq!(project.files(), ["failures.parquet"]);
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_there_is_asked_about_once_and_blames_no_row() {
+    let server = Server::start(|_: &Call| refusal(404, "", "no such model")).await;
+    let project = Project::with_server(&of(&rows(200)), &server, "");
+    let summary = project.run().await.unwrap();
+    assert!(matches!(summary.ending, Ending::Refused(error) if error.is_lacking));
+    assert_eq!((summary.num_failed, server.calls().len()), (0, 1));
+    assert_eq!(project.files(), Vec::<String>::new());
+}
+
+/// A refusal that is to be asked again in five minutes, and stops no other request.
+fn in_five_minutes() -> axum::response::Response {
+    reply(500, &[("retry-after", "300")], "later")
+}
+
+type Answer = fn(&Call) -> axum::response::Response;
+
+#[tokio::test]
+async fn a_run_that_ends_by_itself_waits_for_no_row_that_is_to_be_asked_again() {
+    let refused = |call: &Call| refusal(401, "", &call.text);
+    let failed = |call: &Call| refusal(400, "", &call.text);
+    for (end, more) in [
+        (refused as Answer, ""),
+        (failed, "max_failure_share = 0.1\n"),
+    ] {
+        let server = Server::start(move |call: &Call| match &call.text[4..] {
+            "0" => good(call),
+            "1" => in_five_minutes(),
+            number if number.parse::<usize>().unwrap() < 90 => good(call),
+            _ => end(call),
+        })
+        .await;
+        let rows = rows(300);
+        let more = format!("[run]\nconcurrency = 64\n{more}");
+        let project = Project::with_server(&of(&rows), &server, &more);
+        let started = std::time::Instant::now();
+        let summary = project.run().await.unwrap();
+        assert!(started.elapsed() < Duration::from_mins(1));
+        match &summary.ending {
+            Ending::Refused(error) => assert_eq!(error.class, ErrorClass::Credentials),
+            Ending::TooManyFailed(_) => assert!(summary.num_failed > 0),
+            other => panic!("{other:?}"),
+        }
+        let kept = summary.num_committed;
+        assert!(kept >= 80, "{kept} rows are kept");
+        let num_settled = kept + summary.num_failed;
+        assert!(num_settled < 300 && summary.num_left() == 300 - num_settled);
+    }
+}
+
+#[tokio::test]
+async fn nothing_waits_in_line_for_a_server_that_has_refused_the_key() {
+    let server = Server::start(|call: &Call| match &call.text[4..] {
+        "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" => good(call),
+        _ => refusal(401, "", "expired"),
+    })
+    .await;
+    let rows = rows(300);
+    let project = Project::with_server(&of(&rows), &server, "[run]\nconcurrency = 64\n");
+    let summary = project.run().await.unwrap();
+    assert!(matches!(summary.ending, Ending::Refused(_)));
+    assert_eq!((summary.num_committed, summary.num_failed), (8, 0));
+    // Twelve are in flight after eight good answers, and the rest of the 64 wait for a place.
+    let num_asked = server.calls().len();
+    assert!(num_asked <= 8 + 12, "{num_asked}");
 }
 
 #[tokio::test]
@@ -317,7 +384,7 @@ async fn an_error_of_this_machine_keeps_what_is_in_flight() {
 async fn a_first_request_that_fails_leaves_no_cache() {
     let server = Server::start(|_: &Call| refusal(401, "", "who are you")).await;
     let project = Project::with_server(&TEXTS, &server, "");
-    let Err(Error::Teacher(error)) = project.run().await else {
+    let Ending::Refused(error) = project.run().await.unwrap().ending else {
         panic!("the key is refused")
     };
     assert_eq!(

@@ -222,7 +222,7 @@ impl Project {
                 config_digest: String::new(),
                 metrics_file: None,
             };
-            pipeline::run(&runtime, &job, cache, &stop)
+            pipeline::run(&runtime, &job, cache, &stop).map_err(|broken| broken.error)
         };
         tokio::task::spawn_blocking(run).await.unwrap()
     }

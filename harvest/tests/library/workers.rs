@@ -181,7 +181,7 @@ async fn no_row_is_blamed_for_a_server_that_is_not_there() {
         "[teacher]\nkind = \"embeddings\"\nurl = \"{url}\"\nmodel = \"m\"\n[run]\nmax_tries = 1\n"
     );
     let project = Project::new(&TEXTS, &section);
-    let Err(Error::Teacher(error)) = project.run().await else {
+    let Ending::Refused(error) = project.run().await.unwrap().ending else {
         panic!("nobody answers")
     };
     assert_eq!(

@@ -123,7 +123,7 @@ impl Poison {
             Self::ServerError => false,
             Self::Lasting(place) => matches!(
                 LASTING[place],
-                Fault::DuplicateIndex | Fault::Redirect | Fault::TooLarge | Fault::TooLargeInChunks
+                Fault::DuplicateIndex | Fault::TooLarge | Fault::TooLargeInChunks
             ),
             _ => true,
         }

@@ -120,7 +120,7 @@ const LIMIT_HEADERS: [LimitHeader; 7] = [
 ];
 
 /// Faults after which the client chooses how long it waits: rare, since it waits half a second and more.
-const UNTIMED: [Fault; 13] = [
+const UNTIMED: [Fault; 12] = [
     Fault::ResetBeforeHeaders,
     Fault::ResetInHeaders,
     Fault::ResetInBody,
@@ -133,18 +133,18 @@ const UNTIMED: [Fault; 13] = [
     Fault::Overloaded,
     Fault::WrappedError,
     Fault::DuplicateIndex,
-    Fault::Redirect,
 ];
 
 /// Faults that end a run.
-const ENDING: [Fault; 3] = [
+const ENDING: [Fault; 4] = [
+    Fault::Redirect,
     Fault::Unauthorized,
     Fault::PaymentRequired,
     Fault::InsufficientQuota,
 ];
 
 /// Every fault that a server can have for ever without ending the run, and without which no row is answered well.
-pub const LASTING: [Fault; 17] = [
+pub const LASTING: [Fault; 16] = [
     Fault::ResetBeforeHeaders,
     Fault::ResetInHeaders,
     Fault::ResetInBody,
@@ -159,7 +159,6 @@ pub const LASTING: [Fault; 17] = [
     Fault::Overloaded,
     Fault::WrappedError,
     Fault::DuplicateIndex,
-    Fault::Redirect,
     Fault::TooLarge,
     Fault::TooLargeInChunks,
 ];

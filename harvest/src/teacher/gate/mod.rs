@@ -3,6 +3,8 @@
 mod limit;
 mod pace;
 
+use std::sync::OnceLock;
+
 use futures::future::BoxFuture;
 
 use super::{Answers, ErrorClass, Paid, Request, Sent, Teacher, TeacherError, Usage};
@@ -18,7 +20,8 @@ use pace::{Pace, Place, Seen, Sign, Stopped};
 ///
 /// Requests are sent in the order of asking. One that is dropped while it waits leaves no trace; one that is dropped
 /// while it is in flight gives its place back and counts as paid for. One that waits when the run is stopped ends with
-/// [`ErrorClass::Interrupted`]. Gates must not stand one behind the other: the outer one's reservation could keep the
+/// [`ErrorClass::Interrupted`]. Once the server has refused the key or the account, nothing more is sent to it, and what
+/// waits ends with that error. Gates must not stand one behind the other: the outer one's reservation could keep the
 /// inner one waiting for ever.
 #[derive(Debug)]
 pub struct Gate<T> {
@@ -27,6 +30,8 @@ pub struct Gate<T> {
     price: PriceConfig,
     watch: Watch,
     stop: Stop,
+    /// The error after which no request can succeed.
+    refused: OnceLock<TeacherError>,
 }
 
 impl<T: Teacher> Gate<T> {
@@ -39,6 +44,7 @@ impl<T: Teacher> Gate<T> {
             price,
             watch,
             stop,
+            refused: OnceLock::new(),
         }
     }
 
@@ -87,6 +93,12 @@ impl<T: Teacher> Gate<T> {
         let most = self.inner.most(requests);
         let (place, reservation) = self.enter(most).await?;
         let mut outcome = self.inner.query(requests, paid).await;
+        if let Err(error) = &outcome
+            && error.stops_the_run()
+        {
+            // Before the place is given to who waits for it.
+            self.refused.get_or_init(|| error.clone());
+        }
         let taken = self.taken(requests, most, &outcome);
         reservation.settle(taken);
         let is_sent = !matches!(&outcome, Err(error) if error.sent == Sent::Nothing);
@@ -107,6 +119,9 @@ impl<T: Teacher> Gate<T> {
         let tokens = most.tokens_in.saturating_add(most.tokens_out);
         let place = self.pace.place(&turn, most.requests, tokens).await;
         let place = place.map_err(interrupted)?;
+        if let Some(error) = self.refused.get() {
+            return Err(error.clone().having(Sent::Nothing));
+        }
         let reservation = tokio::select! {
             biased;
             reservation = self.watch.budget.reserve(amount) => reservation?,

@@ -146,6 +146,9 @@ impl Pace {
         most_tokens: u64,
     ) -> Result<Place<'_>, Stopped> {
         loop {
+            if self.stop.is_requested() {
+                return Err(Stopped);
+            }
             let changed = self.changed.notified();
             let until = match self.try_place(requests, most_tokens) {
                 Ok(place) => return Ok(place),

@@ -69,15 +69,47 @@ impl ErrorBody {
             .any(|name| self.names.contains(name))
     }
 
+    fn named(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.names.contains(name))
+    }
+
+    /// Whether there is no money left, in the words of OpenAI, those who speak like it, and Anthropic.
+    fn is_about_money(&self) -> bool {
+        self.named(&["insufficient_quota", "billing", "current_quota"])
+            || self.message.contains("credit balance is too low")
+    }
+
+    /// Whether the server refuses every request alike: it does not have the path, the model or the signal.
+    pub(super) fn is_of_no_row(&self, status: StatusCode) -> bool {
+        matches!(status.as_u16(), 404 | 405 | 501) || self.named(&["model_not_found"])
+    }
+
+    /// What the user can do, where it shows.
+    pub(super) fn advice(&self, status: StatusCode) -> Option<&'static str> {
+        match status.as_u16() {
+            _ if self.is_context_overflow() => {
+                Some("shorten the text, or raise the server's context")
+            }
+            501 => Some(
+                "leave the signal that the server does not have out of the configuration, or ask another server",
+            ),
+            400 | 422 if self.message.contains("logprobs") => Some(
+                "lower `top_logprobs`, or leave the log-probabilities out of the configuration",
+            ),
+            _ if self.is_of_no_row(status) => Some("check `url` and `model` of the teacher"),
+            _ => None,
+        }
+    }
+
     pub(super) fn class(&self, status: StatusCode) -> ErrorClass {
-        let named = |names: &[&str]| names.iter().any(|name| self.names.contains(name));
+        let named = |names: &[&str]| self.named(names);
         if self.is_context_overflow() {
             return ErrorClass::Deterministic;
         }
         match status.as_u16() {
             400 if named(&["API_KEY_INVALID"]) => ErrorClass::Credentials,
             402 => ErrorClass::Quota,
-            429 if named(&["insufficient_quota", "billing"]) => ErrorClass::Quota,
+            400 | 403 | 429 if self.is_about_money() => ErrorClass::Quota,
             429 if named(&["overload"]) => ErrorClass::Overload,
             429 => ErrorClass::Rate,
             403 if named(&["content", "moderation"]) => ErrorClass::Deterministic,

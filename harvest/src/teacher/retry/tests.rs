@@ -141,6 +141,8 @@ async fn waits_are_as_long_as_the_server_says() {
         (None, hints(Some(bucket(9)), Some(bucket(11))), 11..=11),
         (Some(86_400), RateHints::default(), 600..=600),
         (None, RateHints::default(), 0..=1),
+        (Some(0), hints(None, Some(bucket(0))), 0..=1),
+        (Some(0), hints(None, Some(bucket(5))), 5..=5),
     ] {
         let mut refusal = error(ErrorClass::Rate, Sent::Refused);
         refusal.retry_after = retry_after.map(Duration::from_secs);
@@ -154,6 +156,33 @@ async fn waits_are_as_long_as_the_server_says() {
         assert_eq!(tries(&answers), [Ok(2)]);
         assert!(seconds.contains(&start.elapsed().as_secs()), "{seconds:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_wants_to_be_asked_again_at_once_is_not() {
+    let storm = retry(3, &Stop::default(), |rows, before| match before {
+        0..10 => {
+            let mut refusal = error(ErrorClass::Rate, Sent::Refused);
+            refusal.retry_after = Some(Duration::ZERO);
+            Err(refusal)
+        }
+        _ => all_good(rows),
+    });
+    let start = Instant::now();
+    let answers = storm.query(&requests(1), &NotKept).await.unwrap();
+    assert_eq!(tries(&answers), [Ok(11)]);
+    // 0.5 + 1 + 2 + 4 + 8 + 16 + 4 times 30, and jitter.
+    assert!(start.elapsed().as_secs() >= 151, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_number_of_tries_can_be_asked_for() {
+    let storm = retry(429_496_731, &Stop::default(), |rows, before| match before {
+        0..40 => Err(error(ErrorClass::Rate, Sent::Refused)),
+        _ => all_good(rows),
+    });
+    let answers = storm.query(&requests(1), &NotKept).await.unwrap();
+    assert_eq!(tries(&answers), [Ok(41)]);
 }
 
 #[tokio::test(start_paused = true)]
