@@ -164,6 +164,16 @@ mod tests {
     use crate::events::tests::Written;
     use crate::teacher::ErrorClass;
 
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_every_five_seconds() {
+        let started = tokio::time::Instant::now();
+        let mut interval = Reporter::interval();
+        for seconds in [5, 10, 15] {
+            interval.tick().await;
+            assert_eq!(started.elapsed().as_secs(), seconds);
+        }
+    }
+
     #[test]
     fn what_happens_is_told_everywhere() {
         let written = Written::default();

@@ -159,7 +159,7 @@ impl Probe {
     /// # Errors
     /// [`Error::Schemas`] where it stays on the disk.
     pub(super) fn forget(&self, first: &TeacherRecord) -> Result<(), Error> {
-        self.parts.forget(&(first.id, first.draw));
+        self.parts.forget_row(&(first.id, first.draw));
         Ok(self.parts.compact()?)
     }
 

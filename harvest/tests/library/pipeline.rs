@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
+use harvest::events::Events;
 use harvest::failures::Failures;
 use harvest::journal::Segment;
 use harvest::teacher::ErrorClass;
@@ -271,6 +272,25 @@ async fn a_run_that_ends_by_itself_waits_for_no_row_that_is_to_be_asked_again() 
         let num_settled = kept + summary.num_failed;
         assert!(num_settled < 300 && summary.num_left() == 300 - num_settled);
     }
+}
+
+#[tokio::test]
+async fn a_stop_before_the_first_reply_is_told() {
+    let stop = Stop::default();
+    let raise = stop.clone();
+    let server = Server::start(move |_: &Call| {
+        raise.request();
+        in_five_minutes()
+    })
+    .await;
+    let project = Project::with_server(&TEXTS, &server, "");
+    let events = project.path("events");
+    let written = Events::to(std::fs::File::create(&events).unwrap());
+    let summary = project.run_watched(stop, false, None, written).await;
+    assert_eq!(summary.unwrap().ending, Ending::Stopped);
+    let events = std::fs::read_to_string(&events).unwrap();
+    let stopping = events.matches("\"event\":\"stopping\"").count();
+    assert_eq!((stopping, server.calls().len()), (1, 1), "{events}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use harvest::budget::Budget;
+use harvest::events::Events;
 use harvest::pipeline::{self, Job, Summary};
 use harvest::reporter::Watch;
 use harvest::slice::Slice;
@@ -196,6 +197,17 @@ impl Project {
         retry_failures: bool,
         slice: Option<Slice>,
     ) -> Result<Summary, Error> {
+        self.run_watched(stop, retry_failures, slice, Events::default())
+            .await
+    }
+
+    pub(crate) async fn run_watched(
+        &self,
+        stop: Stop,
+        retry_failures: bool,
+        slice: Option<Slice>,
+        events: Events,
+    ) -> Result<Summary, Error> {
         let config = self.config();
         let runtime = Handle::current();
         let run = move || {
@@ -207,6 +219,7 @@ impl Project {
             let budget = Budget::open(&config.budget, place.shared_work(), slice)?;
             let watch = Watch {
                 budget: Arc::new(budget),
+                events,
                 ..Watch::default()
             };
             let teacher =
