@@ -105,7 +105,13 @@ impl Probe {
             tokio::select! {
                 biased;
                 () = self.stop.requested(), if !reporter.is_stopping() => reporter.stopping("asked to"),
-                found = &mut asking => return found,
+                found = &mut asking => {
+                    // The request hears of it as well, and may be the first to.
+                    if self.stop.is_requested() && !reporter.is_stopping() {
+                        reporter.stopping("asked to");
+                    }
+                    return found;
+                }
                 _ = telling.tick() => reporter.tell(),
             }
         }

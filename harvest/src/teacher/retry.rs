@@ -29,6 +29,8 @@ const PATIENCE: u32 = 10;
 ///   since that says nothing of the batch. Between two tries it waits as long as the server says; where that is no time
 ///   at all, or it says nothing, half a second, doubled up to 30 seconds, with jitter.
 /// - Of a batch that was answered only in part, the rows that may succeed are asked again, together.
+/// - Of a batch for which the budget did not reach as a whole, the rows that were left are asked about once the others
+///   have been answered: these take less than was reserved for them.
 /// - A batch that is refused for good, or that the server answers for with a fault which does not pass, is asked again
 ///   in halves, until the rows that are to blame stand alone. A half is not asked again for such a fault, only for what
 ///   is not of its rows: rate, overload, no answer. A fault that no server answered for takes no batch apart.
@@ -64,14 +66,15 @@ struct Group {
 }
 
 impl Group {
-    fn whole(num_rows: usize) -> Self {
-        Self {
-            rows: (0..num_rows).collect(),
+    /// Rows that were not sent before; none where there are none.
+    fn of(rows: Vec<usize>) -> Option<Self> {
+        (!rows.is_empty()).then(|| Self {
+            rows,
             num_waits: 0,
             num_turned_away: 0,
             is_part: false,
             backoff: backoff(),
-        }
+        })
     }
 
     fn halves(&self) -> impl Iterator<Item = Self> {
@@ -107,13 +110,12 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     /// The rows that no earlier run was answered about while their batch lasted.
-    fn open(&mut self, paid: &dyn Paid) -> Group {
+    fn open(&mut self, paid: &dyn Paid) -> Option<Group> {
         for (row, request) in self.requests.iter().enumerate() {
             self.replies[row] = paid.find(&self.part(request), request).map(Ok);
         }
-        let mut group = Group::whole(self.requests.len());
-        group.rows.retain(|row| self.replies[*row].is_none());
-        group
+        let is_missing = |row: &usize| self.replies[*row].is_none();
+        Group::of((0..self.requests.len()).filter(is_missing).collect())
     }
 
     /// Name of the part that is a whole reply: several teachers, or one with several prompts, can be asked about a row.
@@ -178,10 +180,9 @@ impl<T: Teacher> Retry<T> {
             tries: vec![0; requests.len()],
             hints: super::RateHints::default(),
         };
-        let mut groups = vec![batch.open(paid)];
-        groups.retain(|group| !group.rows.is_empty());
+        let mut groups: Vec<Group> = batch.open(paid).into_iter().collect();
         while let Some(group) = groups.pop() {
-            let is_first = batch.tries.iter().all(|tries| *tries == 0) && !group.is_part;
+            let is_first = group.rows.iter().all(|row| batch.tries[*row] == 0) && !group.is_part;
             if !is_first {
                 if self.stop.is_requested() {
                     let message = "the run was stopped before the row was sent again";
@@ -266,7 +267,16 @@ impl<T: Teacher> Retry<T> {
         batch.hints = answers.hints;
         let mut again = Vec::new();
         let mut last: Option<TeacherError> = None;
+        let mut left = Vec::new();
+        let is_answered = answers.replies.iter().any(Result::is_ok);
         for (&row, reply) in group.rows.iter().zip(answers.replies) {
+            if matches!(&reply, Err(error) if error.class == ErrorClass::Budget) {
+                batch.tries[row] -= 1;
+                if is_answered {
+                    left.push(row);
+                    continue;
+                }
+            }
             if let Err(error) = &reply
                 && self.asks_again(error, &group)
             {
@@ -277,19 +287,18 @@ impl<T: Teacher> Retry<T> {
             }
             batch.settle(row, reply);
         }
-        if group.is_part || last.is_some() {
+        if group.is_part || last.is_some() || !left.is_empty() {
             batch.keep(&group.rows, paid);
         }
-        match last {
-            None => Vec::new(),
-            Some(error) => {
-                let group = Group {
-                    rows: again,
-                    ..group
-                };
-                self.wait(batch, group, &error).await
-            }
+        let mut further: Vec<Group> = Group::of(left).into_iter().collect();
+        if let Some(error) = last {
+            let group = Group {
+                rows: again,
+                ..group
+            };
+            further.extend(self.wait(batch, group, &error).await);
         }
+        further
     }
 
     fn asks_again(&self, error: &TeacherError, group: &Group) -> bool {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::results;
 use super::state::{self, Problem, Store};
 use crate::teacher::http::{Endpoint, shorten};
 use crate::teacher::{ErrorClass, TeacherError};
@@ -40,13 +41,9 @@ pub(super) struct Remote {
     #[serde(deserialize_with = "state")]
     pub(super) status: String,
     #[serde(default)]
-    input_file_id: Value,
-    #[serde(default)]
     output_file_id: Value,
     #[serde(default)]
     error_file_id: Value,
-    #[serde(default)]
-    metadata: Value,
     #[serde(default)]
     errors: Value,
     #[serde(default)]
@@ -79,8 +76,7 @@ pub(super) struct Counts {
 #[derive(Deserialize)]
 struct Page {
     data: Vec<Value>,
-    #[serde(default)]
-    has_more: Value,
+    has_more: Option<bool>,
 }
 
 /// A file or a batch that the server has just made.
@@ -115,9 +111,26 @@ impl Remote {
     }
 
     /// The ids of the files of answers and of errors, as far as there are any.
-    pub(super) fn files(&self) -> [Option<&str>; 2] {
-        let ids = [&self.output_file_id, &self.error_file_id];
-        ids.map(|id| id.as_str().filter(|id| !id.is_empty()))
+    ///
+    /// # Errors
+    /// Where an id has another shape: a file that nobody fetches would be paid for again.
+    pub(super) fn files(&self) -> Result<[Option<&str>; 2], TeacherError> {
+        Ok([
+            self.file(&self.output_file_id)?,
+            self.file(&self.error_file_id)?,
+        ])
+    }
+
+    fn file<'a>(&self, id: &'a Value) -> Result<Option<&'a str>, TeacherError> {
+        match id {
+            Value::Null => Ok(None),
+            Value::String(id) => Ok(Some(id.as_str()).filter(|id| !id.is_empty())),
+            other => Err(results::broken(&format!(
+                "batch {} names a file of results as {}, which is no text",
+                self.id,
+                shorten(&other.to_string())
+            ))),
+        }
     }
 
     /// When it was created, in milliseconds since 1970.
@@ -132,7 +145,13 @@ impl Remote {
 
     /// Zeros where the server counts none.
     pub(super) fn counts(&self) -> Counts {
-        let count = |name: &str| self.request_counts[name].as_u64().unwrap_or(0);
+        let count = |name: &str| {
+            let number = match &self.request_counts[name] {
+                Value::String(text) => text.parse().ok(),
+                count => count.as_f64(),
+            };
+            number.map_or(0, |number| number as u64)
+        };
         Counts {
             total: count("total"),
             completed: count("completed"),
@@ -160,10 +179,6 @@ impl Remote {
         }
         let problems = self.errors["data"].as_array().into_iter().flatten();
         problems.map(Problem::read).collect()
-    }
-
-    fn is(&self, file: &str, name: &str) -> bool {
-        self.input_file_id.as_str() == Some(file) || self.metadata[NAME_KEY].as_str() == Some(name)
     }
 }
 
@@ -217,12 +232,15 @@ impl Api {
         Ok(made.id)
     }
 
-    /// The batch of this name or of this request file, where the server has it.
+    /// The id of the batch of this name or of this request file, where the server has it.
+    ///
+    /// # Errors
+    /// Where it may be there all the same: a batch that is not found is paid for again.
     pub(super) async fn find(
         &self,
         name: &str,
         file: &str,
-    ) -> Result<Option<Remote>, TeacherError> {
+    ) -> Result<Option<String>, TeacherError> {
         let limit = PAGE.to_string();
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
@@ -230,16 +248,21 @@ impl Api {
             query.extend(after.iter().map(|after| ("after", after.as_str())));
             let reply = self.endpoint.get_with(&["batches".into()], &query).await?;
             let page: Page = self.read("the list of batches", &reply.body)?;
-            let has_more = page.has_more == Value::Bool(true);
-            let read = |batch| serde_json::from_value::<Remote>(batch).ok();
-            let batches: Vec<Remote> = page.data.into_iter().filter_map(read).collect();
-            after = batches.last().map(|last| last.id.clone());
-            if let Some(found) = batches.into_iter().find(|batch| batch.is(file, name)) {
-                return Ok(Some(found));
+            let id = |batch: &Value| match &batch["id"] {
+                Value::String(id) => Ok(id.clone()),
+                _ => Err(results::broken(
+                    "the list of batches names one without an `id`",
+                )),
+            };
+            let is_ours = |batch: &&Value| {
+                batch["input_file_id"] == file || batch["metadata"][NAME_KEY] == name
+            };
+            if let Some(ours) = page.data.iter().find(is_ours) {
+                return id(ours).map(Some);
             }
-            if !has_more || after.is_none() {
-                break;
-            }
+            let last = page.data.last().filter(|_| page.has_more == Some(true));
+            let Some(last) = last else { break };
+            after = Some(id(last)?);
         }
         Ok(None)
     }

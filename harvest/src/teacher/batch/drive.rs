@@ -126,7 +126,7 @@ impl Driver {
                 Stage::Creating { file } if is_doubtful => {
                     is_doubtful = false;
                     match self.seek(&name, &file).await? {
-                        Some(found) => Stage::Created { batch: found.id },
+                        Some(batch) => Stage::Created { batch },
                         None => continue,
                     }
                 }
@@ -189,7 +189,7 @@ impl Driver {
 
     /// Looks twice whether the server has a batch that an interrupted request may have created: that request may still
     /// be under way.
-    async fn seek(&self, name: &str, file: &str) -> Result<Option<Remote>, TeacherError> {
+    async fn seek(&self, name: &str, file: &str) -> Result<Option<String>, TeacherError> {
         let cannot_tell = |error: TeacherError| {
             match error.class {
             ErrorClass::Deterministic => TeacherError::new(
@@ -266,7 +266,7 @@ impl Driver {
         if remote.status != "completed" {
             tracing::warn!("batch {} ended as {}", remote.id, remote.status);
         }
-        let (ids, counts) = (remote.files(), remote.num_lines());
+        let (ids, counts) = (remote.files()?, remote.num_lines());
         if ids == [None; 2] && (counts[0] > 0 || remote.status == "completed") {
             let ([completed, _], Remote { id, status, .. }) = (counts, remote);
             return Err(results::broken(&format!(
@@ -318,7 +318,7 @@ impl Driver {
             Stage::Prepared | Stage::Uploaded { .. } | Stage::Collected { .. } => return Ok(true),
             Stage::Created { batch } => batch.clone(),
             Stage::Creating { file } => match self.seek(&record.name, file).await? {
-                Some(found) => found.id,
+                Some(id) => id,
                 None => return Ok(true),
             },
         };

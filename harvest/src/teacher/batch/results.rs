@@ -195,8 +195,8 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads the next file and checks that it came whole: rows of a file that did not would be submitted, and paid for,
-    /// again. The server says how many lines this file and those before it have together, where it counts them; where
-    /// every row has one, nothing can be missing, whatever it counts.
+    /// again. The server says how many lines this file and those before it have together, where it counts them; some count
+    /// lines that come twice as two. Where every row has one, nothing can be missing, whatever it counts.
     ///
     /// # Errors
     /// Transient; the scan is of no use then.
@@ -212,10 +212,13 @@ impl<'a> Scan<'a> {
                 "what came as the results of the batch is not whole, or something else",
             ));
         }
-        let num_lines = self.found.num_own() + self.found.duplicate;
-        if num_lines < num_counted && self.found.first < self.rows.len() as u64 {
+        let num_own = self.found.num_own();
+        let is_whole = num_own >= num_counted
+            || num_own + self.found.duplicate == num_counted
+            || self.found.first >= self.rows.len() as u64;
+        if !is_whole {
             return Err(broken(&format!(
-                "the results of the batch came with {num_lines} of the {num_counted} lines that the server counts"
+                "the results of the batch came with {num_own} of the {num_counted} lines that the server counts"
             )));
         }
         Ok(())

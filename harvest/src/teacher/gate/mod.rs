@@ -20,8 +20,8 @@ use pace::{Pace, Place, Seen, Sign, Stopped};
 ///
 /// Requests are sent in the order of asking. One that is dropped while it waits leaves no trace; one that is dropped
 /// while it is in flight gives its place back and counts as paid for. One that waits when the run is stopped ends with
-/// [`ErrorClass::Interrupted`]. Once the server has refused the key or the account, nothing more is sent to it, and what
-/// waits ends with that error. Gates must not stand one behind the other: the outer one's reservation could keep the
+/// [`ErrorClass::Interrupted`]. Once the server has refused the key or the account, or is no server to talk to, nothing
+/// more is sent to it, and what waits ends with that error. Gates must not stand one behind the other: the outer one's reservation could keep the
 /// inner one waiting for ever.
 #[derive(Debug)]
 pub struct Gate<T> {
@@ -48,7 +48,8 @@ impl<T: Teacher> Gate<T> {
         }
     }
 
-    /// Asks about as many of the requests, from the first on, as the budget reaches for; the others are refused.
+    /// Asks about as many of the requests, from the first on, as the budget reaches for; the others are refused. They may
+    /// fit once it is known what the first ones took.
     async fn ask(&self, requests: &[Request], paid: &dyn Paid) -> Result<Answers, TeacherError> {
         let mut asked = requests;
         let mut refusal = None;
@@ -94,7 +95,7 @@ impl<T: Teacher> Gate<T> {
         let (place, reservation) = self.enter(most).await?;
         let mut outcome = self.inner.query(requests, paid).await;
         if let Err(error) = &outcome
-            && error.stops_the_run()
+            && (error.stops_the_run() || (error.finds_no_server() && !error.is_retryable()))
         {
             // Before the place is given to who waits for it.
             self.refused.get_or_init(|| error.clone());

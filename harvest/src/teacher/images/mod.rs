@@ -197,6 +197,14 @@ impl Images {
         Ok(made)
     }
 
+    /// Forgets the row's picture, and its address: what lies there is the same.
+    fn forget(&self, request: &Request, paid: &dyn Paid) -> Result<(), TeacherError> {
+        if paid.find(&self.address_part, request).is_some() {
+            paid.forget(&self.address_part, request)?;
+        }
+        paid.forget(&self.part, request)
+    }
+
     /// The row: the picture's feature, and what else is kept of the picture. A picture that will never do is forgotten.
     async fn encoded(
         &self,
@@ -206,21 +214,21 @@ impl Images {
     ) -> Result<Reply, TeacherError> {
         let revised = picture.signals.remove(REVISED_PROMPT);
         if self.own.revised_prompt && revised.is_none() {
-            paid.forget(&self.part, request)?;
+            self.forget(request, paid)?;
             let advice = "leave `revised_prompt` of the teacher out: this model changes no prompt";
             return Err(unusable("the reply has no `revised_prompt`")
                 .advise(advice)
                 .lacking());
         }
         let Some(SignalValue::Image(bytes)) = picture.signals.remove(IMAGE) else {
-            paid.forget(&self.part, request)?;
+            self.forget(request, paid)?;
             return Err(unusable("what is kept of the picture is none"));
         };
         let decoded = Picture::new(bytes, "generated")?;
         let encoded = match self.encoder.encode(request, &decoded, paid).await {
             Err(error) => {
                 if error.class == ErrorClass::Deterministic && is_broken(decoded.bytes).await {
-                    paid.forget(&self.part, request)?;
+                    self.forget(request, paid)?;
                 }
                 return Err(error);
             }

@@ -280,6 +280,30 @@ async fn a_damaged_picture_is_made_anew_and_a_good_one_is_kept() {
     }
 }
 
+/// What lies at its address stays damaged.
+#[tokio::test]
+async fn a_damaged_picture_behind_an_address_is_made_anew() {
+    let num_painted = std::sync::atomic::AtomicU32::new(0);
+    let painter = TestServer::start(move |call| match call.path.as_str() {
+        "/files/1.png" => Response::new(RED_PIXEL[..50].to_vec().into()),
+        "/files/2.png" => Response::new(RED_PIXEL.to_vec().into()),
+        _ => {
+            let host = call.headers["host"].to_str().unwrap();
+            let number = num_painted.fetch_add(1, Ordering::SeqCst) + 1;
+            let url = format!("http://{host}/files/{number}.png");
+            answer(200, json!({"data": [{"url": url}]}))
+        }
+    })
+    .await;
+    let teacher = open(&keys(&painter, &format!("api = \"openai\"\n{BUILTIN}")));
+    let paid = Kept::default();
+    let error = ask(teacher.as_ref(), 0, &paid).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Deterministic, "{error}");
+    let reply = ask(teacher.as_ref(), 0, &paid).await.unwrap();
+    assert_eq!(vector(&reply), RED);
+    assert_eq!(painter.calls().len(), 4, "two were painted and fetched");
+}
+
 #[test]
 fn a_paid_picture_is_read_however_it_is_written() {
     let base64 = BASE64.encode(RED_PIXEL);

@@ -110,6 +110,32 @@ fn num_asked(retry: &Retry<Server>) -> usize {
     retry.inner.asked.lock().unwrap().len()
 }
 
+/// As a gate does whose budget reaches for three rows at a time, of which each takes less than was reserved.
+#[tokio::test]
+async fn rows_that_the_budget_did_not_reach_for_are_asked_about_once_the_others_are_answered() {
+    let no_budget = || error(ErrorClass::Budget, Sent::Nothing);
+    let reaching = |num_in_all: usize| {
+        retry(3, &Stop::default(), move |rows, _| {
+            let left = num_in_all.saturating_sub(rows[0]);
+            if left == 0 {
+                return Err(no_budget());
+            }
+            let replies = (0..rows.len()).map(|row| match row < left.min(3) {
+                true => good(),
+                false => Err(no_budget()),
+            });
+            Ok(replies.collect::<Vec<_>>().into())
+        })
+    };
+    let enough = reaching(8);
+    let answers = enough.query(&requests(8), &NotKept).await.unwrap();
+    assert_eq!(tries(&answers), [Ok(1); 8]);
+    assert_eq!(num_asked(&enough), 3);
+    let answers = reaching(7).query(&requests(8), &NotKept).await.unwrap();
+    assert_eq!(tries(&answers)[..7], [Ok(1); 7]);
+    assert_eq!(tries(&answers)[7], Err(0), "it was never sent");
+}
+
 #[tokio::test(start_paused = true)]
 async fn rows_that_may_succeed_are_asked_again_together() {
     let retry = retry(5, &Stop::default(), |rows, before| {

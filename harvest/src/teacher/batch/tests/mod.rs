@@ -206,17 +206,51 @@ async fn a_batch_is_fetched_whatever_stands_beside_its_state() {
 }
 
 #[tokio::test]
-async fn a_completed_batch_without_files_is_looked_at_again_and_not_paid_for_again() {
+async fn a_batch_whose_files_cannot_be_told_is_looked_at_again_and_not_paid_for_again() {
+    for (over, problem) in [
+        (
+            json!({"output_file_id": null, "error_file_id": null, "request_counts": null}),
+            "names no file",
+        ),
+        (
+            json!({"output_file_id": ["a"], "error_file_id": null, "request_counts": null}),
+            "[\"a\"], which is no text",
+        ),
+        (
+            json!({"status": "expired", "output_file_id": 7, "request_counts": null}),
+            "7, which is no text",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(Faults {
+            over,
+            ..Faults::default()
+        })
+        .await;
+        let teacher = open(&server, folder.path());
+        let asked = requests(&["a", "bb"]);
+        let error = ask(&teacher, &asked).await.remove(0).unwrap_err();
+        assert!(error.message.contains(problem), "{error}");
+        server.with(|inner| inner.faults.over = json!({}));
+        assert!(all_answered(&ask(&teacher, &asked).await, &asked));
+        assert_eq!(server.num_batches(), 1);
+    }
+}
+
+/// What is in the list and cannot be read may be ours.
+#[tokio::test]
+async fn a_creation_that_was_hidden_is_found_whatever_stands_beside_its_id() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(Faults {
-        over: json!({"output_file_id": 7, "error_file_id": null, "request_counts": null}),
+        hidden_creations: 1,
+        over: json!({"status": 7, "errors": 1}),
         ..Faults::default()
     })
     .await;
     let teacher = open(&server, folder.path());
     let asked = requests(&["a", "bb"]);
-    let error = ask(&teacher, &asked).await.remove(0).unwrap_err();
-    assert!(error.message.contains("names no file"), "{error}");
+    assert_eq!(class(&ask(&teacher, &asked).await[0]), Some(Transient));
+    assert_eq!(class(&ask(&teacher, &asked).await[0]), Some(Transient));
     server.with(|inner| inner.faults.over = json!({}));
     assert!(all_answered(&ask(&teacher, &asked).await, &asked));
     assert_eq!(server.num_batches(), 1);
@@ -430,9 +464,17 @@ const SPOILED: [fn(String) -> String; 4] = [
 
 #[tokio::test]
 async fn results_that_do_not_come_whole_are_fetched_again_and_not_paid_for_again() {
-    for spoil in SPOILED {
+    let counted = [
+        json!({}),
+        json!({"request_counts": {"completed": 3.0, "failed": "0"}}),
+    ];
+    for (spoil, over) in SPOILED
+        .iter()
+        .flat_map(|spoil| counted.iter().map(move |over| (spoil, over)))
+    {
         let server = Server::start(Faults {
-            spoiled_answers: vec![spoil],
+            spoiled_answers: vec![*spoil],
+            over: over.clone(),
             ..Faults::default()
         })
         .await;
