@@ -52,7 +52,12 @@ pub async fn run(
         2 * requests.len()
     );
     budget
-        .check_whole(twice(teacher.as_ref(), &requests, &rows))
+        .check_whole(twice(
+            teacher.as_ref(),
+            &requests,
+            &rows,
+            replay.concurrency,
+        ))
         .map_err(|error| error.advise("ask about fewer rows, or raise [budget]"))?;
     let first = ask_all(&teacher, &requests, replay.concurrency).await?;
     let second = ask_all(&teacher, &requests, replay.concurrency).await?;
@@ -66,13 +71,16 @@ pub async fn run(
     Ok(compare(&manifest.signals, &records, [&first, &second]))
 }
 
-/// What asking about these rows twice takes, if they take what they took.
+/// What asking about these rows twice takes, each by itself, if they take what they took; and what is reserved for those
+/// that are in flight.
 fn twice(
     teacher: &dyn Teacher,
     requests: &[Request],
     rows: &HashMap<Key, TeacherRecord>,
+    concurrency: usize,
 ) -> Amount {
     let mut whole = Amount::ZERO;
+    let mut reserved = 0;
     for request in requests {
         let most = teacher.most(std::slice::from_ref(request));
         let took = rows.get(&(request.id, request.draw));
@@ -80,14 +88,21 @@ fn twice(
             .map(|record| record.provenance.clone())
             .unwrap_or_default();
         let tokens = [took.tokens_in, took.tokens_out].into_iter().flatten();
+        let fee = teacher.fee(std::slice::from_ref(request));
         let once = Amount {
             requests: most.requests,
             tokens: tokens.map(u64::from).sum(),
-            ..Amount::of_cost(took.cost.unwrap_or(0.0))
+            // Of a batch its rows share one fee.
+            ..Amount::of_cost(took.cost.unwrap_or(0.0).max(fee))
         };
+        reserved = reserved.max(most.tokens_in.saturating_add(most.tokens_out));
         whole = whole.plus(once).plus(once);
     }
-    whole
+    let in_flight = concurrency.clamp(1, requests.len().max(1)) as u64;
+    whole.plus(Amount {
+        tokens: reserved.saturating_mul(in_flight),
+        ..Amount::ZERO
+    })
 }
 
 /// The chosen rows of a cache.

@@ -130,13 +130,17 @@ impl<'a> Driver<'a> {
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut telling = Reporter::interval();
         let mut accepting = true;
+        let mut has_heard = false;
         while accepting || !self.asking.is_empty() || self.committer.num_waiting() > 0 {
             let has_room = self.filling.is_some()
                 || self.open.len() + self.committer.num_waiting() < MAX_OPEN_SHARDS;
             let may_send = accepting && has_room && self.asking.len() < concurrency;
             let done = tokio::select! {
                 biased;
-                () = stop.requested(), if !self.reporter.is_stopping() => self.asked_to_stop(accepting),
+                () = stop.requested(), if !has_heard => {
+                    has_heard = true;
+                    self.asked_to_stop(accepting)
+                }
                 Some(answer) = self.asking.join_next() => self.answered(answer),
                 Some(committed) = self.committer.next() => self.committed(committed),
                 _ = telling.tick() => {
@@ -312,6 +316,7 @@ impl<'a> Driver<'a> {
     fn fail(&mut self, request: &Request, error: TeacherError) -> Result<(), Error> {
         if error.class == ErrorClass::Interrupted {
             if self.summary.ending == Ending::Complete {
+                self.reporter.stopping("asked to");
                 self.summary.ending = Ending::Stopped;
             }
             return Ok(());

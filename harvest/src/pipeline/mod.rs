@@ -199,17 +199,19 @@ fn ask(
         .manifest()
         .map(|manifest| manifest.clone().with_notes(notes.clone()));
     if summary.survey.num_requests() > 0 {
-        let mut first = None;
+        let first;
         let mut settled = Vec::new();
         // Before anything is paid: what is in flight when the disk is full must fit.
         let in_flight = concurrency(job) * job.teacher.describe().batch.max_requests;
         let reserved = Reserve::bytes_for(job.teacher.describe(), in_flight);
         let reserve = Arc::new(Reserve::take(&cache.place().work, reserved)?);
         let parts = cache.parts(&job.teacher.describe().identity, job.plan.identity())?;
+        let probe = Probe::new(job, Arc::clone(&parts), stop);
         let manifest = if let Some(manifest) = &manifest {
+            first = probe.kept(&summary.survey, manifest);
+            settled.extend(first.iter().map(|(_, record)| (record.id, record.draw)));
             manifest.clone()
         } else {
-            let probe = Probe::new(job, Arc::clone(&parts), stop);
             let found = probe.first_reply(&summary.survey, cache, &mut settled, reporter);
             match runtime.block_on(found)? {
                 Err(ending) => {
@@ -217,7 +219,8 @@ fn ask(
                     return Ok(());
                 }
                 Ok(found) => {
-                    look_at_pictures(runtime, job, &summary.survey, &found.row, &probe, stop)?;
+                    look_at_pictures(runtime, job, &summary.survey, &found.row, &probe, stop)
+                        .inspect_err(|error| reporter.stopping(&error.to_string()))?;
                     first = Some(found.row);
                     manifest.insert(found.manifest).clone()
                 }

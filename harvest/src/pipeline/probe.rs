@@ -90,7 +90,26 @@ impl Probe {
             settled.push((request.id, request.draw));
             ending = Ending::AllFailed(error);
         }
+        if survey.num_requests() > survey.first_missing.len() as u64 {
+            reporter.stopping("the first rows all failed");
+        }
         Ok(Err(ending))
+    }
+
+    /// The first reply that an earlier run kept, while another worker came to begin the cache.
+    pub(super) fn kept(
+        &self,
+        survey: &Survey,
+        manifest: &Manifest,
+    ) -> Option<(u64, TeacherRecord)> {
+        let parts: &dyn Paid = self.parts.as_ref();
+        survey.first_missing.iter().find_map(|pending| {
+            let request = &pending.request;
+            let reply = parts.find(&self.part(request), request)?;
+            let forget = |signal: &str| self.parts.forget_signal(request, signal);
+            let record = record(request, reply, manifest, forget).ok()?;
+            Some((pending.position, record))
+        })
     }
 
     /// Asks about a row and tells those who watch meanwhile: it can take minutes.

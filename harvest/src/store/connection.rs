@@ -92,7 +92,7 @@ fn refuse_credentials_in_endpoints(
     };
     let is_endpoint = |name: &str| {
         name.starts_with(start)
-            && (name.contains("ENDPOINT") || name.ends_with("_URL"))
+            && (name.contains("ENDPOINT") || name == "GOOGLE_BASE_URL")
             && !name.contains("PROXY")
     };
     match variables.find(|(name, value)| is_endpoint(name) && value.contains(['@', '?', '#'])) {

@@ -210,14 +210,6 @@ impl Exchange for Messages {
         Ok(vec![self.reply(json::read(reply, "message")?)].into())
     }
 
-    /// An empty account is 400 and told apart by its words alone.
-    fn explain(&self, mut error: TeacherError) -> TeacherError {
-        if error.message.contains("credit balance is too low") {
-            error.class = ErrorClass::Quota;
-        }
-        error
-    }
-
     fn most(&self, requests: &[Request]) -> Usage {
         let num_fixed_bytes = self.generation.num_fixed_bytes(self.own.system.as_deref());
         generated::most(requests, self.generation.max_tokens(), num_fixed_bytes)

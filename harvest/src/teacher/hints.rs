@@ -86,7 +86,7 @@ impl RateHints {
 
 /// A number that is not negative; a fraction is dropped.
 #[expect(clippy::cast_sign_loss, reason = "negative numbers are left out")]
-fn count(text: &str) -> Option<u64> {
+pub(super) fn count(text: &str) -> Option<u64> {
     let number: f64 = text.parse().ok()?;
     (number.is_finite() && number >= 0.0).then_some(number as u64)
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::results;
 use super::state::{self, Problem, Store};
+use crate::teacher::hints::count;
 use crate::teacher::http::{Endpoint, shorten};
 use crate::teacher::{ErrorClass, TeacherError};
 
@@ -145,17 +146,17 @@ impl Remote {
 
     /// Zeros where the server counts none.
     pub(super) fn counts(&self) -> Counts {
-        let count = |name: &str| {
+        let counted = |name: &str| {
             let number = match &self.request_counts[name] {
-                Value::String(text) => text.parse().ok(),
-                count => count.as_f64(),
+                Value::String(text) => count(text),
+                number => count(&number.to_string()),
             };
-            number.map_or(0, |number| number as u64)
+            number.unwrap_or(0)
         };
         Counts {
-            total: count("total"),
-            completed: count("completed"),
-            failed: count("failed"),
+            total: counted("total"),
+            completed: counted("completed"),
+            failed: counted("failed"),
         }
     }
 

@@ -121,7 +121,13 @@ impl<T: Teacher> Gate<T> {
         let place = self.pace.place(&turn, most.requests, tokens).await;
         let place = place.map_err(interrupted)?;
         if let Some(error) = self.refused.get() {
-            return Err(error.clone().having(Sent::Nothing));
+            let error = error.clone();
+            // That no server is there blames no row, wherever the row waits.
+            return Err(if error.finds_no_server() {
+                error
+            } else {
+                error.having(Sent::Nothing)
+            });
         }
         let reservation = tokio::select! {
             biased;

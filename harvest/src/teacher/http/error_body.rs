@@ -73,10 +73,11 @@ impl ErrorBody {
         names.iter().any(|name| self.names.contains(name))
     }
 
-    /// Whether there is no money left, in the words of OpenAI, those who speak like it, and Anthropic.
+    /// Whether there is no money left, in the words of OpenAI, those who speak like it, and Anthropic. A message may repeat
+    /// the text of a row, but does not start with it.
     fn is_about_money(&self) -> bool {
         self.named(&["insufficient_quota", "billing", "current_quota"])
-            || self.message.contains("credit balance is too low")
+            || self.message.starts_with("Your credit balance is too low")
     }
 
     /// Whether the server refuses every request alike: it does not have the path, the model or the signal.

@@ -120,9 +120,12 @@ async fn rows_that_the_budget_did_not_reach_for_are_asked_about_once_the_others_
             if left == 0 {
                 return Err(no_budget());
             }
-            let replies = (0..rows.len()).map(|row| match row < left.min(3) {
-                true => good(),
-                false => Err(no_budget()),
+            let replies = (0..rows.len()).map(|row| {
+                if row < left.min(3) {
+                    good()
+                } else {
+                    Err(no_budget())
+                }
             });
             Ok(replies.collect::<Vec<_>>().into())
         })
